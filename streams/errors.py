@@ -1,0 +1,229 @@
+"""Every error that streams raises on purpose.
+
+    StreamsError                     exit 1   anything below; catch this to catch us
+    ├── SettingsError                exit 2   settings that are wrong, missing or unknown; all of them at once
+    ├── PartitionMismatchError       exit 2   records of one key lie on another partition than its key says
+    ├── SchemaError                  exit 2   the message type does not fit what is stored, or cannot be loaded
+    ├── TransportError               exit 1   the broker or the embedded log refused or lost something
+    │   └── LogBusyError             exit 1   another process holds the embedded log's directory
+    ├── StateError                   exit 1   a table, its store or its changelog cannot be trusted
+    ├── InputError                   exit 1   one record that cannot be processed; becomes a dead letter
+    ├── DeadLetterLimitError         exit 1   nearly every record of a partition is bad: stopped, not dead-lettered
+    ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
+    ├── PatchError                   exit 1   a patch that is damaged or does not fit
+    │   └── GapError                 exit 1   revisions are missing between the held state and the patch
+    └── FindingsError                exit 3   a check (doctor, verify) ran to its end and found something
+
+A message says what came, what was wanted, where, and the cure. No message carries a payload. Values stay attributes,
+the cause stays `__cause__`. An exception that is not in this tree is a bug of ours, or comes from user code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "EXIT_DONE",
+    "EXIT_FAILED",
+    "EXIT_FINDINGS",
+    "EXIT_INTERRUPTED",
+    "EXIT_SETTINGS",
+    "DeadLetterLimitError",
+    "Finding",
+    "FindingsError",
+    "GapError",
+    "InputError",
+    "LogBusyError",
+    "PartitionMismatchError",
+    "PatchError",
+    "SchemaError",
+    "SettingsError",
+    "StallError",
+    "StateError",
+    "StreamsError",
+    "TransportError",
+]
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+EXIT_FINDINGS = 3
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, what a shell reports for a program that Ctrl-C ended."""
+
+
+class StreamsError(Exception):
+    """Root of the tree. `exit_code` is what a command that fails with it returns to the shell."""
+
+    exit_code = EXIT_FAILED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: where it is, what came, what was wanted, what to do about it.
+
+    `setting` is a dotted name (`app.broker`) for settings, else the thing that was looked at (`topic devices`).
+    """
+
+    setting: str
+    came: str
+    wanted: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        cure = f"; {self.cure}" if self.cure else ""
+        return f"{self.setting}: got {self.came}, expected {self.wanted}{cure}"
+
+
+class SettingsError(StreamsError):
+    """Settings that cannot be used. `findings` lists every one of them, so that one run shows all there is to mend."""
+
+    exit_code = EXIT_SETTINGS
+
+    def __init__(self, *findings: Finding) -> None:
+        self.findings: tuple[Finding, ...] = findings
+        super().__init__(_listed("setting", findings))
+
+
+class FindingsError(StreamsError):
+    """A check ran to its end and found something. `findings` lists it all."""
+
+    exit_code = EXIT_FINDINGS
+
+    def __init__(self, *findings: Finding) -> None:
+        self.findings: tuple[Finding, ...] = findings
+        super().__init__(_listed("finding", findings))
+
+
+class TransportError(StreamsError):
+    """The broker or the embedded log refused or lost something.
+
+    `retriable`: the same call may succeed later. `fatal`: this client is unusable and has to be made anew, as after
+    fencing by another worker.
+    """
+
+    def __init__(self, message: str, *, retriable: bool = False, fatal: bool = False) -> None:
+        self.retriable = retriable
+        self.fatal = fatal
+        super().__init__(message)
+
+
+class LogBusyError(TransportError):
+    """Another process holds the embedded log: it is made for one process at a time."""
+
+    def __init__(self, directory: str, holder: str) -> None:
+        self.directory = directory
+        self.holder = holder
+        super().__init__(
+            f"embedded log {directory} is held by {holder}; expected no other process: stop that one, "
+            "or give this one another directory, or use a Kafka broker for several processes",
+            retriable=True,
+        )
+
+
+class StateError(StreamsError):
+    """A table, its local store or its changelog cannot be trusted. `table` and `partition` say which (-1: all)."""
+
+    def __init__(self, message: str, *, table: str = "", partition: int = -1) -> None:
+        self.table = table
+        self.partition = partition
+        super().__init__(message)
+
+
+class InputError(StreamsError):
+    """One record that cannot be processed; it becomes a dead letter, its neighbours go on.
+
+    `reason` is the code in the dead letter's `dlq-reason` header and in metrics; `detail` never holds payload.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+
+
+class DeadLetterLimitError(StreamsError):
+    """Nearly every record of a partition is bad. Going on would move the whole topic to the dead letters."""
+
+    def __init__(self, topic: str, partition: int, bad: int, seen: int, reason: str) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.bad = bad
+        self.seen = seen
+        self.reason = reason
+        super().__init__(
+            f"{topic} partition {partition}: {bad} of the last {seen} records are dead letters (mostly {reason}), "
+            "more than [limits] allows; check `message`, `descriptors` and `format` of its [[sync]], "
+            f"look at {topic}.dlq, or raise limits.dead_letter_ratio"
+        )
+
+
+class PartitionMismatchError(StreamsError):
+    """A record lies on another partition than murmur2 of its entity key says: one key would have two owners."""
+
+    exit_code = EXIT_SETTINGS
+
+    def __init__(self, topic: str, partition: int, offset: int, wanted: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.wanted = wanted
+        super().__init__(
+            f"{topic} partition {partition} offset {offset}: the entity key belongs on partition {wanted} "
+            "(murmur2, as the Java client); have the producer partition by the entity key, or set "
+            'partitioning = "repartition" in its [[sync]]'
+        )
+
+
+class SchemaError(StreamsError):
+    """A message type that cannot be loaded, or that does not fit what is stored under the same name.
+
+    `came` and `wanted` name both sides, for example the two types of a field number.
+    """
+
+    exit_code = EXIT_SETTINGS
+
+    def __init__(self, message: str, *, type: str = "", came: str = "", wanted: str = "") -> None:
+        self.type = type
+        self.came = came
+        self.wanted = wanted
+        super().__init__(message)
+
+
+class StallError(StreamsError):
+    """No progress for `timeout_ms` although there was work and nothing declared a reason for waiting."""
+
+    def __init__(self, topic: str, partition: int, timeout_ms: int, lag: int, waiting_on: str) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.timeout_ms = timeout_ms
+        self.lag = lag
+        self.waiting_on = waiting_on
+        super().__init__(
+            f"{topic} partition {partition}: no progress for {timeout_ms} ms with {lag} records waiting "
+            f"(last step: {waiting_on}); the worker ends so that its supervisor starts a fresh one"
+        )
+
+
+class PatchError(StreamsError):
+    """A patch that is damaged, or whose paths or data do not fit the type it names."""
+
+
+class GapError(PatchError):
+    """Revisions are missing between the state that is held and the patch; the cure is a snapshot of the key."""
+
+    def __init__(self, held: tuple[int, int], base: tuple[int, int]) -> None:
+        self.held = held
+        self.base = base
+        super().__init__(
+            f"held epoch {held[0]} revision {held[1]}, patch applies to epoch {base[0]} revision {base[1]}; "
+            "ask for a snapshot of the key"
+        )
+
+
+def _listed(noun: str, findings: Sequence[Finding]) -> str:
+    """One line for one finding; a count and a line each for several."""
+    if len(findings) == 1:
+        return str(findings[0])
+    return "\n".join([f"{len(findings)} {noun}s:", *(f"  {finding}" for finding in findings)])
