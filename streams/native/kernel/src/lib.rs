@@ -1,0 +1,20 @@
+//! The pure core: bytes in, bytes out. No I/O, no clock (time is an argument), no `unsafe`.
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod canonical;
+pub mod compose;
+pub mod diff;
+pub mod envelope;
+pub mod patch;
+pub mod records;
+pub mod row;
+pub mod schema;
+pub mod sync;
+pub mod table;
+pub mod wire;
+
+/// XXH3-64, seed 0: digests of canonical messages, hashes of ids and sources.
+pub fn digest(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
+}
