@@ -5,7 +5,10 @@
     ├── PartitionMismatchError       exit 2   records of one key lie on another partition than its key says
     ├── SchemaError                  exit 2   the message type does not fit what is stored, or cannot be loaded
     ├── TransportError               exit 1   the broker or the embedded log refused or lost something
-    │   └── LogBusyError             exit 1   another process holds the embedded log's directory
+    │   ├── LogBusyError             exit 1   another process holds the embedded log's directory
+    │   ├── UnknownTopicError        exit 1   the topic does not exist
+    │   ├── RecordTooLargeError      exit 1   one record is larger than its topic takes
+    │   └── BrokerUnreachableError   exit 1   nothing was acknowledged within the delivery timeout
     ├── StateError                   exit 1   a table, its store or its changelog cannot be trusted
     ├── InputError                   exit 1   one record that cannot be processed; becomes a dead letter
     ├── DeadLetterLimitError         exit 1   nearly every record of a partition is bad: stopped, not dead-lettered
@@ -29,6 +32,7 @@ __all__ = [
     "EXIT_FINDINGS",
     "EXIT_INTERRUPTED",
     "EXIT_SETTINGS",
+    "BrokerUnreachableError",
     "DeadLetterLimitError",
     "Finding",
     "FindingsError",
@@ -37,12 +41,14 @@ __all__ = [
     "LogBusyError",
     "PartitionMismatchError",
     "PatchError",
+    "RecordTooLargeError",
     "SchemaError",
     "SettingsError",
     "StallError",
     "StateError",
     "StreamsError",
     "TransportError",
+    "UnknownTopicError",
 ]
 
 EXIT_DONE = 0
@@ -118,6 +124,43 @@ class LogBusyError(TransportError):
         super().__init__(
             f"embedded log {directory} is held by {holder}; expected no other process: stop that one, "
             "or give this one another directory, or use a Kafka broker for several processes",
+            retriable=True,
+        )
+
+
+class UnknownTopicError(TransportError):
+    """The topic does not exist, and nobody here is to create it by writing to it."""
+
+    def __init__(self, topic: str, broker: str) -> None:
+        self.topic = topic
+        self.broker = broker
+        super().__init__(
+            f"topic {topic} does not exist on {broker}; create it, or start the worker that owns it, or check the name"
+        )
+
+
+class RecordTooLargeError(TransportError):
+    """One record is larger than its topic takes. It was not sent; others are not touched."""
+
+    def __init__(self, topic: str, size: int, record_bytes_max: int) -> None:
+        self.topic = topic
+        self.size = size
+        self.record_bytes_max = record_bytes_max
+        super().__init__(
+            f"record for {topic} has {size} bytes with key and headers, expected {record_bytes_max} at most; make the "
+            "message smaller, or raise record_bytes_max here and max.message.bytes of the topic"
+        )
+
+
+class BrokerUnreachableError(TransportError):
+    """Nothing was acknowledged within the delivery timeout. The records may or may not have arrived."""
+
+    def __init__(self, broker: str, timeout_ms: int) -> None:
+        self.broker = broker
+        self.timeout_ms = timeout_ms
+        super().__init__(
+            f"{broker} acknowledged nothing for {timeout_ms} ms; check the address, the network and that enough "
+            "replicas are in sync; what was being sent may or may not have arrived",
             retriable=True,
         )
 
