@@ -1,1 +1,11 @@
-use rdkafka as _;
+//! The Kafka data plane: chunks between Kafka and the kernel through librdkafka.
+
+mod admin;
+mod consumer;
+mod handle;
+mod producer;
+
+pub use admin::{Admin, TopicSpec};
+pub use consumer::{Consumer, Fetched};
+pub use handle::KafkaError;
+pub use producer::{Member, Position, Producer};

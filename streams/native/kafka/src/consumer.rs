@@ -1,0 +1,269 @@
+//! Chunks out of Kafka: batches of messages, copied once into the arenas of [`Records`].
+
+use std::os::raw::c_void;
+use std::ptr;
+use std::slice;
+
+use rdkafka_sys as sys;
+use streams_kernel::records::Records;
+use sys::rd_kafka_resp_err_t as ErrorCode;
+
+use crate::handle::{c_string, check, Handle, KafkaError, Partitions};
+
+/// Messages taken per call into librdkafka: the pointer array stays in the cache.
+const BATCH: usize = 512;
+
+/// What one partition gave in one fetch.
+pub struct Fetched {
+    pub topic: String,
+    pub partition: i32,
+    pub records: Records,
+    /// The offset at which the end of the partition was reported; -1 while it was not.
+    pub end_offset: i64,
+}
+
+/// A consumer without automatic commits. Partitions are assigned by hand or by group membership.
+pub struct Consumer {
+    handle: Handle,
+    queue: *mut sys::rd_kafka_queue_t,
+}
+
+// SAFETY: librdkafka's queue calls are thread-safe; the pointer is freed once, in Drop.
+unsafe impl Send for Consumer {}
+// SAFETY: as above.
+unsafe impl Sync for Consumer {}
+
+impl Consumer {
+    pub fn new(config: &[(String, String)]) -> Result<Consumer, KafkaError> {
+        let handle = Handle::new(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, config, 0)?;
+        // SAFETY: the handle is live; the consumer queue holds a reference of its own.
+        let queue = unsafe {
+            check(sys::rd_kafka_poll_set_consumer(handle.rk), "consumer queue")?;
+            sys::rd_kafka_queue_get_consumer(handle.rk)
+        };
+        Ok(Consumer { handle, queue })
+    }
+
+    pub fn assign<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32, i64)>) -> Result<(), KafkaError> {
+        let list = Partitions::new(items)?;
+        // SAFETY: handle and list are live for the call.
+        KafkaError::take(unsafe { sys::rd_kafka_incremental_assign(self.handle.rk, list.0) }, "assign")
+    }
+
+    pub fn unassign<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32)>) -> Result<(), KafkaError> {
+        let list = Partitions::new(items.into_iter().map(|(topic, partition)| (topic, partition, 0)))?;
+        // SAFETY: handle and list are live for the call.
+        KafkaError::take(unsafe { sys::rd_kafka_incremental_unassign(self.handle.rk, list.0) }, "unassign")
+    }
+
+    pub fn subscribe<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), KafkaError> {
+        let list = Partitions::new(topics.into_iter().map(|topic| (topic, -1, 0)))?;
+        // SAFETY: handle and list are live for the call.
+        check(unsafe { sys::rd_kafka_subscribe(self.handle.rk, list.0) }, "subscribe")
+    }
+
+    /// The partitions that group membership or `assign` gave this consumer.
+    pub fn assignment(&self) -> Result<Vec<(String, i32)>, KafkaError> {
+        let mut list = ptr::null_mut();
+        // SAFETY: on success `list` is a new list that the returned wrapper owns.
+        check(unsafe { sys::rd_kafka_assignment(self.handle.rk, &mut list) }, "assignment")?;
+        Ok(Partitions(list).items().into_iter().map(|(topic, partition, _, _)| (topic, partition)).collect())
+    }
+
+    pub fn commit<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32, i64)>) -> Result<(), KafkaError> {
+        let list = Partitions::new(items)?;
+        // SAFETY: handle and list are live for the call; 0 waits for the broker's answer.
+        check(unsafe { sys::rd_kafka_commit(self.handle.rk, list.0, 0) }, "commit")
+    }
+
+    /// Committed offsets, stable ones where the consumer reads committed records; -1 where there is none.
+    pub fn committed<'a>(
+        &self,
+        items: impl IntoIterator<Item = (&'a str, i32)>,
+        timeout_ms: i32,
+    ) -> Result<Vec<(String, i32, i64)>, KafkaError> {
+        let list = Partitions::new(items.into_iter().map(|(topic, partition)| (topic, partition, 0)))?;
+        // SAFETY: handle and list are live for the call.
+        check(unsafe { sys::rd_kafka_committed(self.handle.rk, list.0, timeout_ms) }, "committed offsets")?;
+        list.items()
+            .into_iter()
+            .map(|(topic, partition, offset, error)| {
+                check(error, "committed offset").map(|()| (topic, partition, offset.max(-1)))
+            })
+            .collect()
+    }
+
+    /// First and next offset of a partition, asked from the broker.
+    pub fn watermarks(&self, topic: &str, partition: i32, timeout_ms: i32) -> Result<(i64, i64), KafkaError> {
+        let name = c_string(topic)?;
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: name and both integers outlive the call.
+        let code = unsafe {
+            sys::rd_kafka_query_watermark_offsets(
+                self.handle.rk,
+                name.as_ptr(),
+                partition,
+                &mut low,
+                &mut high,
+                timeout_ms,
+            )
+        };
+        check(code, &format!("offsets of {topic}/{partition}"))?;
+        Ok((low, high))
+    }
+
+    pub fn set_token(&self, token: &str, expires_ms: i64, principal: &str) -> Result<(), KafkaError> {
+        self.handle.set_token(token, expires_ms, principal)
+    }
+
+    pub fn take_logs(&self) -> Vec<String> {
+        self.handle.take_logs()
+    }
+
+    /// Waits up to `timeout_ms` for the first message, then takes what is there, up to the two limits.
+    ///
+    /// Records of one partition stay in order; a fetch may hold several partitions. Errors that mend themselves are
+    /// logged; an error that does not ends the fetch, after what was fetched before it was returned by an earlier call.
+    pub fn fetch(&self, records_max: usize, bytes_max: usize, timeout_ms: i32) -> Result<Vec<Fetched>, KafkaError> {
+        self.handle.serve(0, |_| {})?;
+        let mut out: Vec<Fetched> = Vec::new();
+        let mut messages: [*mut sys::rd_kafka_message_t; BATCH] = [ptr::null_mut(); BATCH];
+        let (mut count, mut bytes) = (0usize, 0usize);
+        // SAFETY: the queue is live; a returned message is owned here and destroyed in `take`.
+        let first = unsafe { sys::rd_kafka_consume_queue(self.queue, timeout_ms) };
+        if first.is_null() {
+            return Ok(out);
+        }
+        let mut failed = self.take(first, &mut out, &mut bytes).err();
+        count += 1;
+        while count < records_max && bytes < bytes_max && failed.is_none() {
+            let room = BATCH.min(records_max - count);
+            // SAFETY: the array has room for `room` pointers; each returned message is destroyed in `take`.
+            let got = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), room) };
+            if got <= 0 {
+                break;
+            }
+            for message in &messages[..got as usize] {
+                if let Err(error) = self.take(*message, &mut out, &mut bytes) {
+                    failed = failed.or(Some(error));
+                }
+            }
+            count += got as usize;
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(out),
+        }
+    }
+
+    fn take(
+        &self,
+        message: *mut sys::rd_kafka_message_t,
+        out: &mut Vec<Fetched>,
+        bytes: &mut usize,
+    ) -> Result<(), KafkaError> {
+        // SAFETY: `message` is owned by this call and destroyed at its end, after everything was copied.
+        unsafe {
+            let result = self.copy(&*message, out, bytes);
+            sys::rd_kafka_message_destroy(message);
+            result
+        }
+    }
+
+    fn copy(
+        &self,
+        message: &sys::rd_kafka_message_t,
+        out: &mut Vec<Fetched>,
+        bytes: &mut usize,
+    ) -> Result<(), KafkaError> {
+        match message.err {
+            ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                let run = run_of(message, out);
+                append(message, &mut run.records)
+                    .map_err(|error| KafkaError::local("_INVALID_ARG", error.to_string()))?;
+                *bytes += message.len + message.key_len;
+                Ok(())
+            }
+            ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
+                run_of(message, out).end_offset = message.offset;
+                Ok(())
+            }
+            code => {
+                let error = KafkaError::of(code, "fetch");
+                let passing = error.retriable
+                    || matches!(
+                        code,
+                        ErrorCode::RD_KAFKA_RESP_ERR__RESOLVE
+                            | ErrorCode::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                            | ErrorCode::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+                            | ErrorCode::RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION
+                    );
+                if passing {
+                    self.handle.log(error.to_string());
+                    return Ok(());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        // SAFETY: the queue's own reference goes first, then the group is left; Handle frees the client afterwards.
+        unsafe {
+            sys::rd_kafka_queue_destroy(self.queue);
+            sys::rd_kafka_consumer_close(self.handle.rk);
+        }
+    }
+}
+
+/// The run of the message's partition: nearly always the last one, since fetches come partition by partition.
+fn run_of<'a>(message: &sys::rd_kafka_message_t, out: &'a mut Vec<Fetched>) -> &'a mut Fetched {
+    // SAFETY: a message without a client-level error has a topic; its name lives as long as the topic object.
+    let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
+    let same = |run: &Fetched| run.partition == message.partition && run.topic.as_bytes() == name.to_bytes();
+    let index = match out.iter().rposition(same) {
+        Some(index) => index,
+        None => {
+            let topic = name.to_string_lossy().into_owned();
+            out.push(Fetched { topic, partition: message.partition, records: Records::new(), end_offset: -1 });
+            out.len() - 1
+        }
+    };
+    &mut out[index]
+}
+
+fn append(
+    message: &sys::rd_kafka_message_t,
+    records: &mut Records,
+) -> Result<(), streams_kernel::records::RecordsError> {
+    // SAFETY: librdkafka gives pointer and length of key and payload; both live until the message is destroyed. Header
+    // names and values belong to the message as well.
+    unsafe {
+        let view = |data: *const c_void, len: usize| {
+            if data.is_null() {
+                None
+            } else {
+                Some(slice::from_raw_parts(data.cast::<u8>(), len))
+            }
+        };
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        let timestamp_ms = sys::rd_kafka_message_timestamp(message, &mut kind);
+        let key = view(message.key, message.key_len);
+        records.push(key, view(message.payload, message.len), timestamp_ms, message.offset)?;
+        let mut headers = ptr::null_mut();
+        if sys::rd_kafka_message_headers(message, &mut headers) != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Ok(());
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            let code = sys::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut size);
+            if code != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
+                break;
+            }
+            records.push_header(std::ffi::CStr::from_ptr(name).to_bytes(), view(value, size))?;
+        }
+        Ok(())
+    }
+}
