@@ -1,0 +1,125 @@
+"""Load a message class by its full name, from a FileDescriptorSet or from a generated module."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from streams.errors import SchemaError
+from streams.kernel.schema import require_upb
+
+_PROTOC = "make it with `protoc --include_imports --descriptor_set_out=FILE ...`"
+
+
+def load_message(name: str, *, descriptors: str | Path | None = None, module: str | None = None) -> type[Message]:
+    """Return the class of the message type with the full name `name`.
+
+    `descriptors` is the path of a FileDescriptorSet with all imports; its types live in a pool of their own. `module`
+    is a generated Python module. Exactly one of the two is wanted. Raises SchemaError that names the source, what was
+    found in it, what was wanted and the cure.
+    """
+    require_upb()
+    if (descriptors is None) == (module is None):
+        found = "neither" if module is None else "both"
+        raise SchemaError(
+            f"message {name}: got {found} of `descriptors` and `module`, expected exactly one; "
+            "give the path of a FileDescriptorSet, or the name of a generated module",
+            type=name,
+        )
+    if module is not None:
+        return GetMessageClass(_from_module(name, module))
+    return GetMessageClass(_from_set(name, Path(str(descriptors))))
+
+
+def _from_module(name: str, module: str) -> Descriptor:
+    try:
+        file = importlib.import_module(module).DESCRIPTOR
+    except ImportError as error:
+        raise SchemaError(
+            f"module {module} cannot be imported ({error}), expected the module that protoc generated for {name}; "
+            "check `module` and that its directory is on PYTHONPATH",
+            type=name,
+        ) from error
+    except (AttributeError, TypeError) as error:
+        # protobuf raises TypeError where two files define the same symbols
+        raise SchemaError(
+            f"module {module} is no generated Protobuf module ({error}), expected the one that protoc made for {name}",
+            type=name,
+        ) from error
+    if not isinstance(file, FileDescriptor):
+        raise SchemaError(
+            f"module {module} is no generated Protobuf module, expected the one that protoc made for {name}",
+            type=name,
+        )
+    try:
+        return file.pool.FindMessageTypeByName(name)
+    except KeyError:
+        found = [message.full_name for message in file.message_types_by_name.values()]
+        raise _missing(name, f"module {module}", found) from None
+
+
+def _from_set(name: str, path: Path) -> Descriptor:
+    try:
+        files = FileDescriptorSet.FromString(path.read_bytes()).file
+    except OSError as error:
+        raise SchemaError(
+            f"descriptors {path}: {error.strerror}, expected a FileDescriptorSet with {name}; {_PROTOC}", type=name
+        ) from error
+    except DecodeError as error:
+        raise SchemaError(
+            f"descriptors {path}: not a FileDescriptorSet (a .proto source?), expected one with {name}; {_PROTOC}",
+            type=name,
+        ) from error
+    pool = DescriptorPool()
+    for file in _ordered(list(files), path, name):
+        try:
+            pool.AddSerializedFile(file.SerializeToString())
+        except TypeError as error:
+            raise SchemaError(
+                f"descriptors {path}: {file.name} is refused by the Protobuf runtime ({error}); {_PROTOC}", type=name
+            ) from error
+    try:
+        return pool.FindMessageTypeByName(name)
+    except KeyError:
+        found = [f"{file.package}.{message.name}".lstrip(".") for file in files for message in file.message_type]
+        raise _missing(name, f"descriptors {path}", found) from None
+
+
+def _ordered(files: list[FileDescriptorProto], path: Path, name: str) -> list[FileDescriptorProto]:
+    """The files of a set, each after its imports."""
+    by_name = {file.name: file for file in files}
+    for file in files:
+        for imported in file.dependency:
+            if imported not in by_name:
+                raise SchemaError(
+                    f"descriptors {path}: {file.name} imports {imported}, which is not in it, "
+                    f"expected {name} with all imports; {_PROTOC}",
+                    type=name,
+                )
+    try:
+        order = list(TopologicalSorter({file.name: file.dependency for file in files}).static_order())
+    except CycleError as error:
+        raise SchemaError(
+            f"descriptors {path}: its files import each other in a circle; {_PROTOC}", type=name
+        ) from error
+    return [by_name[file] for file in order]
+
+
+def _missing(name: str, where: str, found: list[str]) -> SchemaError:
+    """`name` is not in `where`; names what is nearest."""
+    near = difflib.get_close_matches(name, found, n=3, cutoff=0.4) or sorted(found)[:3]
+    listed = ", ".join(near) if near else "no message at all"
+    return SchemaError(
+        f"{where} has no message {name}; it has {listed}; `message` wants the full name, package included",
+        type=name,
+        came=listed,
+        wanted=name,
+    )
