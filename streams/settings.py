@@ -1,0 +1,357 @@
+"""Settings: flag > environment > streams.toml > code > default, into one frozen object, every error at once.
+
+This module is the only reader of the environment. `parse` is pure: the environment and the file's text are arguments.
+`read` is the thin shell around it. The options themselves are the table in `streams.options`.
+
+Environment: `STREAMS_SECTION__KEY`, for example `STREAMS_APP__BROKER`; lists are separated by commas. Names without the
+two underscores are not ours. `[[sync]]` entries come from the file or from code. Paths are relative to the working
+directory. A secret is never printed, not even when it is wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+from streams.errors import Finding, SettingsError
+from streams.options import (
+    SECTIONS,
+    AppSettings,
+    ChunkSettings,
+    EmbeddedSettings,
+    LimitSettings,
+    Option,
+    Rule,
+    SecuritySettings,
+    Settings,
+    SyncSettings,
+    TransactionSettings,
+    options,
+)
+
+__all__ = [
+    "AppSettings",
+    "ChunkSettings",
+    "EmbeddedSettings",
+    "LimitSettings",
+    "Option",
+    "SecuritySettings",
+    "Settings",
+    "SyncSettings",
+    "TransactionSettings",
+    "options",
+    "parse",
+    "read",
+    "sync_settings",
+]
+
+PREFIX = "STREAMS_"
+
+
+class _Given(NamedTuple):
+    """A value on its way in: where it came from, and whether it is text that still has to be read as its type."""
+
+    origin: str
+    value: object
+    is_text: bool
+
+
+def read(
+    path: Path | None = None,
+    *,
+    flags: Mapping[str, object] | None = None,
+    code: Mapping[str, object] | None = None,
+    required: Sequence[str] = (),
+) -> Settings:
+    """Reads the process environment and the file at `path` (none: no file), and parses. SettingsError: see `parse`."""
+    text = ""
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(Finding("--config", f"{path} ({error})", "a readable TOML file")) from error
+    found = parse(
+        flags=flags, environment=os.environ, text=text, file=str(path or "streams.toml"), code=code, required=required
+    )
+    if found.app.instance:
+        return found
+    instance = re.sub(r"[^a-zA-Z0-9._-]", "-", f"{socket.gethostname()}-{found.app.web_port}")
+    return dataclasses.replace(found, app=dataclasses.replace(found.app, instance=instance[-100:]))
+
+
+def parse(
+    *,
+    flags: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
+    text: str = "",
+    file: str = "streams.toml",
+    code: Mapping[str, object] | None = None,
+    required: Sequence[str] = (),
+) -> Settings:
+    """The settings that these sources make, highest first: flags, environment, text of the file, code.
+
+    `flags` and `code` map dotted names to values (`{"app.broker": ...}`; None: not given); strings among the flags are
+    read as the option's type. `required` are dotted names that need a value. SettingsError lists everything that is
+    wrong at once.
+    """
+    findings: list[Finding] = []
+    tables = _toml(text, file, findings)
+    entries = tables.pop("sync", [])
+    given: dict[str, _Given] = {}
+    given.update(_named(code or {}, "code", findings, is_text=False))
+    given.update(_named(_flat(tables, file, findings), file, findings, is_text=False))
+    given.update(_named(_environment(environment or {}), "environment", findings, is_text=True))
+    given.update(_named(flags or {}, "flag", findings, is_text=True))
+    bad = {finding.setting for finding in findings}
+    sections = {name: _section(kind, name, given, findings) for name, kind in SECTIONS.items()}
+    syncs = _syncs(entries, file, findings)
+    settings = Settings(**sections, sync=syncs, origins={name: item.origin for name, item in given.items()})
+    bad |= {finding.setting.split(" (")[0] for finding in findings}
+    findings += [
+        Finding(name, "nothing", "a value", f"set it in {file}, in the environment as {_variable(name)}, or in code")
+        for name in required
+        if name not in given and name not in bad
+    ]
+    findings += [finding for names, finding in _together(settings) if not bad.intersection(names)]
+    if findings:
+        raise SettingsError(*findings)
+    return settings
+
+
+def sync_settings(**values: object) -> SyncSettings:
+    """One `[[sync]]` made in code, checked as the file's are. SettingsError lists everything that is wrong."""
+    findings: list[Finding] = []
+    (made,) = _syncs([values], "code", findings) or (SyncSettings(),)
+    if findings:
+        raise SettingsError(*findings)
+    return made
+
+
+def _toml(text: str, file: str, findings: list[Finding]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        findings.append(Finding(file, str(error), "TOML"))
+        return {}
+
+
+def _flat(tables: Mapping[str, Any], file: str, findings: list[Finding]) -> dict[str, object]:
+    """Tables of the file as dotted names."""
+    flat: dict[str, object] = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            findings.append(Finding(f"{section} ({file})", type(table).__name__, f"a table [{section}]"))
+            continue
+        flat.update({f"{section}.{key}": value for key, value in table.items()})
+    return flat
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, object]:
+    """Our variables as dotted names."""
+    found: dict[str, object] = {}
+    for name, value in environment.items():
+        section, separator, key = name.removeprefix(PREFIX).partition("__")
+        if name.startswith(PREFIX) and separator and section:
+            found[f"{section.lower()}.{key.lower()}"] = value
+    return found
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def _named(values: Mapping[str, object], origin: str, findings: list[Finding], *, is_text: bool) -> dict[str, _Given]:
+    """Values of known names; an unknown name is a finding with the nearest known one."""
+    known = [f"{section}.{entry.name}" for section, kind in SECTIONS.items() for entry in dataclasses.fields(kind)]
+    given: dict[str, _Given] = {}
+    for name, value in values.items():
+        if name in known:
+            if value is not None:
+                given[name] = _Given(origin, value, is_text and isinstance(value, str))
+        else:
+            findings.append(_unknown(name, known, origin))
+    return given
+
+
+def _unknown(name: str, known: Iterable[str], origin: str) -> Finding:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    shown = f"{name} ({_variable(name)})" if origin == "environment" else f"{name} ({origin})"
+    cure = f"did you mean {near[0]}?" if near else "`streams settings` lists all names"
+    return Finding(shown, "an unknown name", "a known one", cure)
+
+
+def _syncs(entries: object, file: str, findings: list[Finding]) -> tuple[SyncSettings, ...]:
+    """The `[[sync]]` entries, completed: output and partitioning depend on source and key."""
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        findings.append(Finding(f"sync ({file})", type(entries).__name__, "tables [[sync]]"))
+        return ()
+    known = {entry.name for entry in dataclasses.fields(SyncSettings)}
+    made: list[SyncSettings] = []
+    for index, entry in enumerate(entries):
+        name, before = f"sync[{index}]", len(findings)
+        findings += [
+            _unknown(f"{name}.{key}", [f"{name}.{one}" for one in known], file) for key in entry.keys() - known
+        ]
+        given = {f"{name}.{key}": _Given(file, value, is_text=False) for key, value in entry.items() if key in known}
+        sync: SyncSettings = _section(SyncSettings, name, given, findings)
+        missing = [key for key in ("source", "message") if f"{name}.{key}" not in given]
+        findings += [Finding(f"{name}.{key}", "nothing", "a value", "every [[sync]] needs it") for key in missing]
+        if len(findings) == before:
+            findings += _sync_together(name, sync)
+        partitioning = sync.partitioning or ("trusted" if sync.key == "record" else "murmur2")
+        output = sync.output or f"{sync.source}.patches"
+        made.append(dataclasses.replace(sync, partitioning=partitioning, output=output))
+    return tuple(made)
+
+
+Section = TypeVar("Section")
+
+
+def _section(kind: type[Section], name: str, given: Mapping[str, _Given], findings: list[Finding]) -> Section:
+    """One section, made of what is given and right, and of defaults; what is wrong goes to the findings."""
+    hints = get_type_hints(kind)
+    values: dict[str, object] = {}
+    for entry in dataclasses.fields(kind):  # type: ignore[arg-type]  # a section is a dataclass
+        item = given.get(f"{name}.{entry.name}")
+        if item is None:
+            continue
+        rule: Rule = entry.metadata["rule"]
+        value = _typed(item.value, hints[entry.name], is_text=item.is_text)
+        wanted = _wanted(value, hints[entry.name], rule)
+        if wanted:
+            came = "a secret of the wrong form" if rule.secret else repr(item.value)
+            where = _variable(f"{name}.{entry.name}") if item.origin == "environment" else item.origin
+            findings.append(Finding(f"{name}.{entry.name} ({where})", came, wanted, rule.meaning))
+        else:
+            values[entry.name] = value
+    return kind(**values)
+
+
+def _typed(value: object, kind: object, *, is_text: bool) -> object:
+    """The value as the option's type; what cannot be read stays as it came, for `_wanted` to refuse."""
+    if is_text and isinstance(value, str):
+        try:
+            if kind is bool:
+                return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
+            if kind in (int, float):
+                return int(value) if kind is int else float(value)
+            if kind in (tuple[str, ...], tuple[int, ...]):
+                return _typed([part.strip() for part in value.split(",") if part.strip()], kind, is_text=True)
+        except (KeyError, ValueError):
+            return value
+        return value
+    if isinstance(value, list | tuple) and kind == tuple[int, ...]:
+        return tuple(_typed(part, int, is_text=is_text) for part in value)
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return float(value) if kind is float and type(value) is int else value
+
+
+def _wanted(value: object, kind: object, rule: Rule) -> str:
+    """What was expected instead of the value; empty when the value is right."""
+    if kind in (tuple[str, ...], tuple[int, ...]):
+        part = str if kind == tuple[str, ...] else int
+        right = isinstance(value, tuple) and all(type(one) is part for one in value)
+        return "" if right else f"a list of {'names' if part is str else 'whole numbers'}"
+    if type(value) is not kind:
+        return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]  # type: ignore[index]
+    if rule.choices and value not in rule.choices:
+        return "one of " + ", ".join(choice or '""' for choice in rule.choices)
+    if rule.pattern and not re.fullmatch(rule.pattern, str(value)):
+        return rule.wanted
+    if isinstance(value, int | float):
+        if rule.least is not None and not value >= rule.least:  # also refuses NaN
+            return f"{rule.least:g} or more"
+        if rule.most is not None and not value <= rule.most:
+            return f"{rule.most:g} or less"
+    return ""
+
+
+def _together(settings: Settings) -> Iterator[tuple[tuple[str, ...], Finding]]:
+    """What is wrong between options that are right by themselves, with the names that take part."""
+    app, transaction, security = settings.app, settings.transaction, settings.security
+    if app.workers > 1 and app.broker.startswith("embedded:"):
+        yield (
+            ("app.workers", "app.broker"),
+            Finding(
+                "app.workers",
+                f"{app.workers} with {app.broker}",
+                "1",
+                "the embedded log serves one process; use a broker",
+            ),
+        )
+    if transaction.interval_ms * 2 > transaction.timeout_ms:
+        yield ("transaction.interval_ms", "transaction.timeout_ms"), Finding(
+            "transaction.timeout_ms", str(transaction.timeout_ms),
+            f"at least twice transaction.interval_ms, {2 * transaction.interval_ms}",
+            "the broker would abort transactions that are still being filled",
+        )  # fmt: skip
+    yield from _security_together(security)
+    for name, topics in (
+        ("source", [sync.source for sync in settings.sync]),
+        ("output", [sync.output for sync in settings.sync]),
+    ):
+        for topic in sorted({topic for topic in topics if topics.count(topic) > 1}):
+            yield (), Finding(f"sync.{name}", f"{topic} in {topics.count(topic)} entries", "one [[sync]] for a topic")
+
+
+def _security_together(security: SecuritySettings) -> Iterator[tuple[tuple[str, ...], Finding]]:
+    mechanism = security.sasl_mechanism
+    if not security.tls and (security.ca_file or security.cert_file):
+        yield ("security.tls",), Finding("security.tls", "false with certificates", "true", "set tls = true")
+    if bool(security.cert_file) != bool(security.key_file):
+        yield (
+            ("security.cert_file", "security.key_file"),
+            Finding("security.cert_file", "one of certificate and key", "both or none", "set cert_file and key_file"),
+        )
+    if mechanism == "OAUTHBEARER" and bool(security.token_file) == bool(security.token_command):
+        came = "both" if security.token_file else "neither"
+        yield (
+            ("security.sasl_mechanism",),
+            Finding(
+                "security.token_file",
+                came,
+                "either token_file or token_command",
+                "OAUTHBEARER needs one source of tokens",
+            ),
+        )
+    if mechanism not in ("", "OAUTHBEARER"):
+        if not security.username:
+            yield ("security.username",), Finding("security.username", "nothing", "a name", f"{mechanism} needs one")
+        if bool(security.password) == bool(security.password_file):
+            came = "both" if security.password else "neither"
+            yield ("security.password",), Finding(
+                "security.password", came, "either password or password_file",
+                "set STREAMS_SECURITY__PASSWORD, or name a file",
+            )  # fmt: skip
+    if not mechanism and (security.username or security.token_file or security.token_command):
+        yield (
+            ("security.sasl_mechanism",),
+            Finding(
+                "security.sasl_mechanism", "nothing", "a mechanism", "a user name or token is set: say how to log in"
+            ),
+        )
+
+
+def _sync_together(name: str, sync: SyncSettings) -> Iterator[Finding]:
+    """What is wrong between the options of one `[[sync]]`."""
+    if bool(sync.descriptors) == bool(sync.module):
+        came = "both" if sync.module else "neither"
+        yield Finding(
+            f"{name}.descriptors", came, "either descriptors or module",
+            "protoc --include_imports --descriptor_set_out=fleet.binpb makes the file",
+        )  # fmt: skip
+    if sync.partitioning == "trusted" and sync.key != "record":
+        yield Finding(
+            f"{name}.partitioning", f"trusted with key = {sync.key}", "murmur2 or repartition",
+            "only the record key is what the producer partitioned by",
+        )  # fmt: skip
+    if sync.output == sync.source:
+        yield Finding(f"{name}.output", sync.output, "another topic than its source", "patches would be read as events")

@@ -1,0 +1,163 @@
+"""streams.settings: what wins, what is refused, and that everything wrong is said at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.errors import SettingsError
+from streams.settings import Settings, options, parse, read, sync_settings
+
+SYNC = '[[sync]]\nsource = "devices"\nmessage = "acme.Device"\nmodule = "acme.fleet_pb2"\n'
+
+
+def names(error: pytest.ExceptionInfo[SettingsError]) -> list[str]:
+    """The settings that an error names, without where they came from."""
+    return [finding.setting.split(" (")[0] for finding in error.value.findings]
+
+
+@given(given_in=st.sets(st.sampled_from(["flag", "environment", "streams.toml", "code"])))
+def test_the_highest_source_wins(given_in: set[str]) -> None:
+    """Flag over environment over file over code over default, whichever of them are given."""
+    values = {"flag": 1, "environment": 2, "streams.toml": 3, "code": 4}
+    settings = parse(
+        flags={"app.web_port": 1} if "flag" in given_in else {},
+        environment={"STREAMS_APP__WEB_PORT": "2"} if "environment" in given_in else {},
+        text="[app]\nweb_port = 3" if "streams.toml" in given_in else "",
+        code={"app.web_port": 4} if "code" in given_in else {},
+    )
+
+    assert settings.app.web_port == min((values[name] for name in given_in), default=6066)
+    assert settings.origins.get("app.web_port") == next((name for name in values if name in given_in), None)
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    """Six mistakes in three sources make one error that names all six, each with what came and what was expected."""
+    with pytest.raises(SettingsError) as error:
+        parse(
+            flags={"app.brokr": "kafka://h:1"},
+            environment={"STREAMS_CHUNK__RECORDS_MAX": "many", "STREAMS_LIMITS__DEAD_LETTER_RATIO": "1.5"},
+            text='[app]\nguarantee = "maybe"\nweb_port = "6066"\n[[sync]]\nsource = "devices"\nmodule = "m"',
+            required=["app.id"],
+        )
+
+    assert sorted(names(error)) == [
+        "app.brokr", "app.guarantee", "app.id", "app.web_port", "chunk.records_max", "limits.dead_letter_ratio",
+        "sync[0].message",
+    ]  # fmt: skip
+    told = str(error.value)
+    assert "did you mean app.broker?" in told
+    assert "'maybe'" in told
+    assert "exactly_once, at_least_once" in told
+    assert "STREAMS_CHUNK__RECORDS_MAX" in told
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("option", [option for option in options() if not option.name.startswith("sync.")], ids=str)
+def test_every_default_passes_its_own_rule(option: object) -> None:
+    """A default, given explicitly as text, is accepted: no option has a default that it would refuse."""
+    name, kind, default = option.name, option.kind, option.default  # type: ignore[attr-defined]
+    if name == "app.id":
+        default = "fleet"
+    text = str(default).lower() if kind == "bool" else str(default)
+    settings = parse(flags={name: text})
+    section, key = name.split(".")
+
+    assert default == getattr(getattr(settings, section), key)
+
+
+@given(st.text(min_size=1).filter(lambda text: not text.strip().lstrip("+-").replace("_", "").isdigit()))
+def test_a_number_that_is_none_is_refused(text: str) -> None:
+    """Whatever text stands where a whole number belongs, the error names the setting and shows the text."""
+    with pytest.raises(SettingsError) as error:
+        parse(environment={"STREAMS_TRANSACTION__RECORDS_MAX": text})
+
+    assert ["transaction.records_max"] == names(error)
+    assert repr(text) in str(error.value)
+
+
+@given(st.text(min_size=4).filter(lambda text: text not in "expected whole number secret of the wrong form"))
+def test_a_secret_is_never_shown(secret: str) -> None:
+    """Neither an error nor the representation of the settings holds a password, right or wrong."""
+    settings = parse(environment={"STREAMS_SECURITY__USERNAME": "u", "STREAMS_SECURITY__SASL_MECHANISM": "PLAIN"},
+                     code={"security.password": f"<<{secret}>>"})  # fmt: skip
+    with pytest.raises(SettingsError) as error:
+        parse(code={"security.password": [f"<<{secret}>>"], "security.tls": "x"})
+
+    assert f"<<{secret}>>" not in repr(settings)
+    assert f"<<{secret}>>" == settings.security.password
+    assert f"<<{secret}>>" not in str(error.value)
+
+
+def test_a_sync_is_completed_from_source_and_key() -> None:
+    """Output and partitioning have defaults that depend on the others."""
+    settings = parse(text=SYNC + '\n[[sync]]\nsource = "orders"\nmessage = "acme.Order"\ndescriptors = "o.binpb"\n'
+                     'key = "field:order.id"\nignore = ["seen_us"]\nschema_ids = [7]')  # fmt: skip
+    devices, orders = settings.sync
+
+    assert ("devices.patches", "trusted") == (devices.output, devices.partitioning)
+    assert ("orders.patches", "murmur2") == (orders.output, orders.partitioning)
+    assert (("seen_us",), (7,)) == (orders.ignore, orders.schema_ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (SYNC + 'descriptors = "x.binpb"', "sync[0].descriptors"),
+        (SYNC + 'key = "subject"\npartitioning = "trusted"', "sync[0].partitioning"),
+        (SYNC + 'output = "devices"', "sync[0].output"),
+        (SYNC + 'sequence = "field:"', "sync[0].sequence"),
+        (SYNC + "schema_ids = [true]", "sync[0].schema_ids"),
+        (SYNC + 'sorce = "x"', "sync[0].sorce"),
+        (SYNC + SYNC, "sync.source"),
+        ("sync = 3", "sync"),
+        ("app = 3", "app"),
+        ('[app]\nbroker = "localhost:9092"', "app.broker"),
+        ('[app]\nbroker = "embedded://./d"\nworkers = 2', "app.workers"),
+        ("[transaction]\ninterval_ms = 9000", "transaction.timeout_ms"),
+        ('[security]\nca_file = "ca.pem"', "security.tls"),
+        ('[security]\ntls = true\ncert_file = "c.pem"', "security.cert_file"),
+        ('[security]\nsasl_mechanism = "OAUTHBEARER"', "security.token_file"),
+        ('[security]\nusername = "u"', "security.sasl_mechanism"),
+        ("[limits]\ndead_letter_ratio = nan", "limits.dead_letter_ratio"),
+        ("[app\n", "streams.toml"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(text: str, name: str) -> None:
+    """Each contradiction is named by the setting to change."""
+    with pytest.raises(SettingsError) as error:
+        parse(text=text)
+
+    assert name in names(error)
+
+
+def test_code_is_checked_as_the_file_is() -> None:
+    """`sync_settings` completes and refuses like a [[sync]] entry."""
+    made = sync_settings(source="devices", message="acme.Device", module="acme_pb2", ignore=["a"])
+
+    assert ("devices.patches", ("a",)) == (made.output, made.ignore)
+    with pytest.raises(SettingsError, match="did you mean"):
+        sync_settings(source="devices", message="acme.Device", module="acme_pb2", squence="none")
+
+
+def test_the_reader_adds_what_only_the_machine_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`read` takes file and environment, and names this worker after host and port unless told otherwise."""
+    file = tmp_path / "streams.toml"
+    file.write_text('[app]\nid = "fleet"\nweb_port = 7001\n')
+    monkeypatch.setenv("STREAMS_CHUNK__RECORDS_MAX", "10")
+    settings = read(file)
+
+    assert 10 == settings.chunk.records_max
+    assert settings.app.instance.endswith("-7001")
+    with pytest.raises(SettingsError, match="readable TOML file"):
+        read(tmp_path / "none.toml")
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes a setting after the start."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().app.id = "x"  # type: ignore[misc]
