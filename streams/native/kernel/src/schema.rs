@@ -1,0 +1,418 @@
+//! Field tables: what the kernel knows of a message type and of everything that it reaches.
+
+use std::fmt;
+
+use crate::wire;
+
+/// How the values of a field lie on the wire. The numbers are those of the Python face.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// `int32`, and every open enum.
+    Int32 = 0,
+    Int64 = 1,
+    /// `uint32` and `sint32`.
+    Uint32 = 2,
+    /// `uint64` and `sint64`.
+    Uint64 = 3,
+    Bool = 4,
+    /// `fixed32`, `sfixed32` and `float`.
+    Fixed32 = 5,
+    /// `fixed64`, `sfixed64` and `double`.
+    Fixed64 = 6,
+    String = 7,
+    Bytes = 8,
+    /// A length-delimited message.
+    Message = 9,
+    /// A group, or a message with the editions' DELIMITED encoding.
+    Group = 10,
+    /// An enum that takes its declared values only; others become unknown fields.
+    ClosedEnum = 11,
+}
+
+impl Kind {
+    /// The kind with the number `number`; None: there is none.
+    pub fn from_number(number: u8) -> Option<Kind> {
+        use Kind::*;
+        let kinds = [Int32, Int64, Uint32, Uint64, Bool, Fixed32, Fixed64, String, Bytes, Message, Group, ClosedEnum];
+        kinds.get(number as usize).copied()
+    }
+
+    /// Whether a value is a message of its own, with a field table.
+    pub fn is_message(self) -> bool {
+        matches!(self, Kind::Message | Kind::Group)
+    }
+
+    /// Whether repeated values may be packed into one record.
+    pub fn is_packable(self) -> bool {
+        !matches!(self, Kind::String | Kind::Bytes | Kind::Message | Kind::Group)
+    }
+
+    /// The wire type of one value.
+    pub fn wire_type(self) -> u32 {
+        match self {
+            Kind::Fixed32 => wire::FIXED32,
+            Kind::Fixed64 => wire::FIXED64,
+            Kind::String | Kind::Bytes | Kind::Message => wire::LEN,
+            Kind::Group => wire::START_GROUP,
+            _ => wire::VARINT,
+        }
+    }
+}
+
+/// Flag: any number of values.
+pub const REPEATED: u8 = 1;
+/// Flag: the values lie in one record.
+pub const PACKED: u8 = 2;
+/// Flag: no presence, a default value is not on the wire.
+pub const IMPLICIT: u8 = 4;
+/// Flag: a map; the child message is its entry.
+pub const MAP: u8 = 8;
+/// Flag: the bytes must be valid UTF-8.
+pub const UTF8: u8 = 16;
+/// Flag: `sint32`, `sint64` (zigzag), `sfixed32`, `sfixed64`: as the key of a map, ordered as a signed number.
+pub const SIGNED: u8 = 32;
+
+/// The highest field number that Protobuf knows.
+const NUMBER_MAX: u32 = (1 << 29) - 1;
+/// Numbers below it are found by index, the rest by binary search: real messages stay far below it.
+const DENSE_MAX: u32 = 256;
+const ABSENT: u16 = u16::MAX;
+
+/// One field as its owner describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldSpec {
+    pub number: u32,
+    pub kind: Kind,
+    /// [`REPEATED`] | [`PACKED`] | [`IMPLICIT`] | [`MAP`] | [`UTF8`] | [`SIGNED`].
+    pub flags: u8,
+    /// Index of the child message in the table; only for messages and groups.
+    pub child: u32,
+    /// Which oneof of its message the field belongs to; -1: none.
+    pub oneof: i32,
+    pub name: String,
+    /// The declared values of a closed enum.
+    pub values: Option<Vec<i32>>,
+}
+
+/// One message type as its owner describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageSpec {
+    pub full_name: String,
+    pub fields: Vec<FieldSpec>,
+}
+
+/// A field table or an ignored path is wrong; the text names it, what came and what was wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaError(pub String);
+
+impl fmt::Display for SchemaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SchemaError {}
+
+/// A field of a checked schema.
+#[derive(Debug)]
+pub struct Field {
+    pub number: u32,
+    pub kind: Kind,
+    pub flags: u8,
+    /// Index of the child message; only for messages and groups.
+    pub child: usize,
+    /// The oneof among those of its message that have several members; -1: none of them.
+    pub oneof: i32,
+    pub name: Box<str>,
+    /// The tag of its canonical records.
+    pub tag: u32,
+    /// The declared values of a closed enum, ascending; empty otherwise.
+    pub(crate) values: Box<[i32]>,
+}
+
+impl Field {
+    #[inline(always)]
+    pub fn is_map(&self) -> bool {
+        self.flags & MAP != 0
+    }
+
+    #[inline(always)]
+    pub fn is_packed(&self) -> bool {
+        self.flags & PACKED != 0
+    }
+
+    /// Whether its values take one record each.
+    #[inline(always)]
+    pub(crate) fn has_runs(&self) -> bool {
+        self.flags & (REPEATED | PACKED) == REPEATED
+    }
+
+    /// Whether a path may lead through it: one message, not many.
+    #[inline(always)]
+    pub fn is_single_message(&self) -> bool {
+        self.flags & REPEATED == 0 && self.kind.is_message()
+    }
+}
+
+/// A message type of a checked schema.
+#[derive(Debug)]
+pub struct Message {
+    pub full_name: Box<str>,
+    fields: Box<[Field]>,
+    /// Position in `fields` by number.
+    dense: Box<[u16]>,
+    /// Positions in `fields`, ascending by name.
+    by_name: Box<[u16]>,
+    pub(crate) has_oneofs: bool,
+    /// Whether a map lies in it, at any depth.
+    pub(crate) has_maps: bool,
+}
+
+impl Message {
+    /// The fields, ascending by number.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    #[inline(always)]
+    pub fn field(&self, number: u32) -> Option<&Field> {
+        match self.dense.get(number as usize) {
+            Some(&at) => self.fields.get(at as usize),
+            None => self.sparse_field(number),
+        }
+    }
+
+    #[cold]
+    fn sparse_field(&self, number: u32) -> Option<&Field> {
+        let at = self.fields.binary_search_by_key(&number, |field| field.number).ok()?;
+        Some(&self.fields[at])
+    }
+
+    pub fn field_by_name(&self, name: &str) -> Option<&Field> {
+        let named = |at: &u16| self.fields[*at as usize].name.as_ref();
+        let at = self.by_name.binary_search_by_key(&name, named).ok()?;
+        Some(&self.fields[self.by_name[at] as usize])
+    }
+}
+
+/// A part of the tree of ignored paths.
+#[derive(Debug, Default)]
+pub(crate) struct Ignored {
+    number: u32,
+    /// The path ends here: the field and all below it is ignored.
+    whole: bool,
+    below: Vec<Ignored>,
+}
+
+impl Ignored {
+    /// What of the field `number` is ignored; `None`: nothing.
+    #[inline]
+    pub(crate) fn field(&self, number: u32) -> Option<&Ignored> {
+        if self.whole {
+            return Some(self);
+        }
+        self.below.iter().find(|part| part.number == number)
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole
+    }
+}
+
+/// The field tables of a root message and of all that it reaches, checked once. Immutable, shared by threads.
+#[derive(Debug)]
+pub struct Schema {
+    messages: Box<[Message]>,
+    pub(crate) ignored: Ignored,
+}
+
+impl Schema {
+    /// Checks `messages` (the root is the first) and the paths in `ignore`, whose changes alone give no patch.
+    pub fn new(messages: Vec<MessageSpec>, ignore: &[String]) -> Result<Schema, SchemaError> {
+        if messages.is_empty() {
+            return Err(SchemaError("the field table has no message, expected at least the root".into()));
+        }
+        for message in &messages {
+            check_message(message, &messages)?;
+        }
+        let mut messages: Box<[Message]> = messages.into_iter().map(build_message).collect();
+        mark_maps(&mut messages);
+        let mut schema = Schema { messages, ignored: Ignored::default() };
+        for path in ignore {
+            schema.ignore(path)?;
+        }
+        Ok(schema)
+    }
+
+    /// The message that events carry.
+    pub fn root(&self) -> &Message {
+        &self.messages[0]
+    }
+
+    #[inline(always)]
+    pub fn message(&self, index: usize) -> &Message {
+        &self.messages[index]
+    }
+
+    /// The field that the dotted `path` names; None: a part is unknown, or leads through a field that is not one message.
+    pub fn field_by_path(&self, path: &str) -> Option<&Field> {
+        let mut last = None;
+        self.walk(path, |field| last = Some(field)).ok()?;
+        last
+    }
+
+    /// The field numbers along the dotted `path`; None as for [`Schema::field_by_path`].
+    pub fn path_numbers(&self, path: &str) -> Option<Vec<u32>> {
+        let mut numbers = Vec::new();
+        self.walk(path, |field| numbers.push(field.number)).ok()?;
+        Some(numbers)
+    }
+
+    /// Visits the fields along a path; the error says which part leads nowhere.
+    pub(crate) fn walk<'s>(&'s self, path: &str, mut visit: impl FnMut(&'s Field)) -> Result<(), SchemaError> {
+        let mut at = Some(self.root());
+        for name in path.split('.') {
+            let Some(message) = at else {
+                return Err(SchemaError(format!(
+                    "path {path:?}: {name:?} lies behind a list, a map or a scalar, expected single messages before it"
+                )));
+            };
+            let Some(field) = message.field_by_name(name) else {
+                return Err(SchemaError(format!("path {path:?}: {} has no field {name:?}", message.full_name)));
+            };
+            at = field.is_single_message().then(|| self.message(field.child));
+            visit(field);
+        }
+        Ok(())
+    }
+
+    fn ignore(&mut self, path: &str) -> Result<(), SchemaError> {
+        let mut numbers = Vec::new();
+        self.walk(path, |field| numbers.push(field.number))?;
+        let mut part = &mut self.ignored;
+        for number in numbers {
+            let at = part.below.iter().position(|below| below.number == number).unwrap_or_else(|| {
+                part.below.push(Ignored { number, ..Ignored::default() });
+                part.below.len() - 1
+            });
+            part = &mut part.below[at];
+        }
+        part.whole = true;
+        Ok(())
+    }
+}
+
+fn check_message(message: &MessageSpec, all: &[MessageSpec]) -> Result<(), SchemaError> {
+    let name = &message.full_name;
+    if message.fields.len() >= ABSENT as usize {
+        let count = message.fields.len();
+        return Err(SchemaError(format!("{name}: {count} fields, expected fewer than {ABSENT}")));
+    }
+    for (at, field) in message.fields.iter().enumerate() {
+        check_field(field, all)
+            .map_err(|wrong| SchemaError(format!("{name}: field {} ({:?}) {wrong}", field.number, field.name)))?;
+        if let Some(twin) = message.fields[..at].iter().find(|f| f.number == field.number || f.name == field.name) {
+            return Err(SchemaError(format!(
+                "{name}: fields {} ({:?}) and {} ({:?}) share a number or a name",
+                twin.number, twin.name, field.number, field.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_field(field: &FieldSpec, all: &[MessageSpec]) -> Result<(), String> {
+    if field.number == 0 || field.number > NUMBER_MAX {
+        return Err(format!("has a number out of range, expected 1 to {NUMBER_MAX}"));
+    }
+    if field.name.is_empty() || field.name.contains('.') {
+        return Err("has no usable name, expected one without dots".into());
+    }
+    if field.kind.is_message() && field.child as usize >= all.len() {
+        return Err(format!("names message {} of {}", field.child, all.len()));
+    }
+    if field.flags & PACKED != 0 && !(field.flags & REPEATED != 0 && field.kind.is_packable()) {
+        return Err("is packed, expected that of repeated numbers only".into());
+    }
+    if (field.kind == Kind::ClosedEnum) != field.values.is_some() {
+        return Err("has enum values or lacks them, expected them for closed enums and nothing else".into());
+    }
+    if field.flags & MAP != 0 {
+        let entry = &all.get(field.child as usize).map_or(&[][..], |message| &message.fields);
+        if field.flags & REPEATED == 0 || field.kind != Kind::Message || !is_map_entry(entry) {
+            return Err("is a map, expected repeated messages with a key (1) and a value (2)".into());
+        }
+    }
+    Ok(())
+}
+
+fn is_map_entry(fields: &[FieldSpec]) -> bool {
+    let is_key = |kind: Kind| (kind.is_packable() && kind != Kind::ClosedEnum) || kind == Kind::String;
+    let mut ascending: Vec<&FieldSpec> = fields.iter().collect();
+    ascending.sort_by_key(|field| field.number);
+    match ascending[..] {
+        [key, value] => {
+            key.number == 1 && value.number == 2 && (key.flags | value.flags) & REPEATED == 0 && is_key(key.kind)
+        }
+        _ => false,
+    }
+}
+
+fn build_message(spec: MessageSpec) -> Message {
+    // a oneof of one member (proto3 `optional`) excludes nothing
+    let members = |oneof: i32| spec.fields.iter().filter(|field| field.oneof == oneof).count();
+    let oneofs: Vec<i32> = spec.fields.iter().map(|f| if members(f.oneof) > 1 { f.oneof } else { -1 }).collect();
+    let mut fields: Vec<Field> = spec.fields.into_iter().zip(oneofs).map(build_field).collect();
+    fields.sort_by_key(|field| field.number);
+    let dense_len = fields.iter().map(|field| field.number).filter(|number| *number < DENSE_MAX).max().unwrap_or(0) + 1;
+    let mut dense = vec![ABSENT; dense_len as usize];
+    for (at, field) in fields.iter().enumerate() {
+        if let Some(slot) = dense.get_mut(field.number as usize) {
+            *slot = at as u16;
+        }
+    }
+    let mut by_name: Vec<u16> = (0..fields.len() as u16).collect();
+    by_name.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
+    Message {
+        full_name: spec.full_name.into(),
+        has_oneofs: fields.iter().any(|field| field.oneof >= 0),
+        has_maps: fields.iter().any(Field::is_map),
+        fields: fields.into(),
+        dense: dense.into(),
+        by_name: by_name.into(),
+    }
+}
+
+fn build_field((spec, oneof): (FieldSpec, i32)) -> Field {
+    let wire_type = if spec.flags & PACKED != 0 { wire::LEN } else { spec.kind.wire_type() };
+    let mut values = spec.values.unwrap_or_default();
+    values.sort_unstable();
+    Field {
+        number: spec.number,
+        kind: spec.kind,
+        flags: spec.flags,
+        child: spec.child as usize,
+        oneof: oneof.max(-1),
+        name: spec.name.into(),
+        tag: spec.number << 3 | wire_type,
+        values: values.into(),
+    }
+}
+
+/// Spreads `has_maps` from the messages with map fields to those that reach them.
+fn mark_maps(messages: &mut [Message]) {
+    loop {
+        let reaches = |message: &Message| {
+            message.fields.iter().any(|field| field.kind.is_message() && messages[field.child].has_maps)
+        };
+        let found: Vec<usize> =
+            (0..messages.len()).filter(|at| !messages[*at].has_maps && reaches(&messages[*at])).collect();
+        if found.is_empty() {
+            return;
+        }
+        for at in found {
+            messages[at].has_maps = true;
+        }
+    }
+}
