@@ -8,4 +8,4 @@ mod producer;
 pub use admin::{Admin, TopicSpec};
 pub use consumer::{Consumer, Fetched};
 pub use handle::KafkaError;
-pub use producer::{Member, Position, Producer};
+pub use producer::{Delivered, Member, Position, Producer};

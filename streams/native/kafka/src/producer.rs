@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka_sys as sys;
@@ -12,8 +13,24 @@ use sys::rd_kafka_resp_err_t as ErrorCode;
 
 use crate::handle::{c_string, check, Handle, KafkaError, Partitions};
 
+/// Ending a transaction is tried in steps this long, between which delivery reports are served.
+const END_STEP_MS: c_int = 100;
+
 /// Offset and topic partition to commit: (topic, partition, next offset).
 pub type Position = (String, i32, i64);
+
+/// What became of one record: its partition and offset, or librdkafka's error code.
+pub type Delivered = (i32, i64, Option<String>);
+
+/// One `produce_wait` under way. Several threads serve one event queue, so any of them may get another's reports.
+struct Call {
+    delivered: Vec<Option<Delivered>>,
+    left: usize,
+}
+
+/// A message's opaque names its call in the upper half and its record, counted from 1, in the lower; 0: no call waits.
+const RECORD_BITS: u32 = 32;
+const _: () = assert!(usize::BITS == 64, "the opaque of a message holds two 32-bit numbers");
 
 /// The group member in whose name offsets are committed; the broker fences an older generation (KIP-447).
 pub struct Member<'a> {
@@ -32,6 +49,8 @@ pub struct Producer {
     topics: Mutex<HashMap<String, Topic>>,
     settings: HashMap<String, Vec<(String, String)>>,
     failed: Mutex<Option<KafkaError>>,
+    calls: Mutex<HashMap<u32, Call>>,
+    next_call: AtomicU32,
     handle: Handle,
 }
 
@@ -42,7 +61,14 @@ impl Producer {
         topics: HashMap<String, Vec<(String, String)>>,
     ) -> Result<Producer, KafkaError> {
         let handle = Handle::new(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, config, sys::RD_KAFKA_EVENT_DR)?;
-        Ok(Producer { topics: Mutex::new(HashMap::new()), settings: topics, failed: Mutex::new(None), handle })
+        Ok(Producer {
+            topics: Mutex::new(HashMap::new()),
+            settings: topics,
+            failed: Mutex::new(None),
+            calls: Mutex::new(HashMap::new()),
+            next_call: AtomicU32::new(0),
+            handle,
+        })
     }
 
     fn topic(&self, name: &str) -> Result<*mut sys::rd_kafka_topic_t, KafkaError> {
@@ -80,7 +106,28 @@ impl Producer {
         Ok(topic)
     }
 
+    fn calls(&self) -> MutexGuard<'_, HashMap<u32, Call>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, opaque: usize, delivered: Delivered) {
+        let (call, record) = ((opaque >> RECORD_BITS) as u32, opaque as u32 as usize);
+        let mut calls = self.calls();
+        let Some(call) = calls.get_mut(&call) else { return }; // Its caller gave up waiting.
+        if let Some(slot @ None) = call.delivered.get_mut(record - 1) {
+            *slot = Some(delivered);
+            call.left -= 1;
+        }
+    }
+
     fn report(&self, message: &sys::rd_kafka_message_t) {
+        let opaque = message._private as usize;
+        if opaque != 0 {
+            let failed = message.err != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR;
+            let code = failed.then(|| KafkaError::of(message.err, "delivery").code);
+            self.settle(opaque, (message.partition, message.offset, code));
+            return;
+        }
         if message.err != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert_with(|| KafkaError::of(message.err, "delivery"));
@@ -96,30 +143,31 @@ impl Producer {
 
     /// Hands all records over; waits while the queue is full, at most `timeout_ms`. Partition -1: by murmur2 of the key.
     pub fn produce(&self, topic: &str, partition: i32, records: &Records, timeout_ms: i32) -> Result<(), KafkaError> {
-        self.enqueue(topic, partition, records, timeout_ms, false, |message| self.report(message))
-    }
-
-    fn enqueue(
-        &self,
-        topic: &str,
-        partition: i32,
-        records: &Records,
-        timeout_ms: i32,
-        numbered: bool,
-        mut report: impl FnMut(&sys::rd_kafka_message_t),
-    ) -> Result<(), KafkaError> {
         let rkt = self.topic(topic)?;
-        let deadline = Instant::now() + Duration::from_millis(timeout_ms.max(0) as u64);
-        for (index, record) in records.iter().enumerate() {
-            let number = if numbered { index + 1 } else { 0 };
-            while let Err(code) = self.hand_over(rkt, partition, record, number)? {
-                if code != ErrorCode::RD_KAFKA_RESP_ERR__QUEUE_FULL || Instant::now() > deadline {
-                    return Err(KafkaError::of(code, &format!("produce to {topic}")));
-                }
-                self.handle.serve(5, &mut report)?;
+        let deadline = deadline(timeout_ms);
+        for record in records.iter() {
+            if let Err(code) = self.hand_over_in_time(rkt, partition, record, 0, deadline)? {
+                return Err(KafkaError::of(code, &format!("produce to {topic}")));
             }
         }
-        self.handle.serve(0, report)
+        self.poll(0)
+    }
+
+    /// Hands one record over, as soon as the queue has room.
+    fn hand_over_in_time(
+        &self,
+        rkt: *mut sys::rd_kafka_topic_t,
+        partition: i32,
+        record: Record<'_>,
+        opaque: usize,
+        deadline: Instant,
+    ) -> Result<Result<(), ErrorCode>, KafkaError> {
+        loop {
+            match self.hand_over(rkt, partition, record, opaque)? {
+                Err(ErrorCode::RD_KAFKA_RESP_ERR__QUEUE_FULL) if Instant::now() < deadline => self.poll(5)?,
+                other => return Ok(other),
+            }
+        }
     }
 
     fn hand_over(
@@ -127,7 +175,7 @@ impl Producer {
         rkt: *mut sys::rd_kafka_topic_t,
         partition: i32,
         record: Record<'_>,
-        number: usize,
+        opaque: usize,
     ) -> Result<Result<(), ErrorCode>, KafkaError> {
         let mem = |data: Option<&[u8]>| sys::rd_kafka_vu_s__bindgen_ty_1 {
             mem: sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
@@ -146,7 +194,7 @@ impl Producer {
             vu(V::RD_KAFKA_VTYPE_KEY, mem(record.key())),
             vu(V::RD_KAFKA_VTYPE_VALUE, mem(record.value())),
             vu(V::RD_KAFKA_VTYPE_TIMESTAMP, sys::rd_kafka_vu_s__bindgen_ty_1 { i64_: timestamp }),
-            vu(V::RD_KAFKA_VTYPE_OPAQUE, sys::rd_kafka_vu_s__bindgen_ty_1 { ptr: number as *mut c_void }),
+            vu(V::RD_KAFKA_VTYPE_OPAQUE, sys::rd_kafka_vu_s__bindgen_ty_1 { ptr: opaque as *mut c_void }),
             vu(V::RD_KAFKA_VTYPE_HEADERS, sys::rd_kafka_vu_s__bindgen_ty_1 { headers: headers.0 }),
         ];
         let count = if headers.0.is_null() { parts.len() - 1 } else { parts.len() };
@@ -163,44 +211,65 @@ impl Producer {
         }
     }
 
-    /// Produces and waits for every acknowledgement: (partition, offset) in the order of the records.
+    /// Produces and waits until every record was acknowledged or failed: what became of each, in the records' order.
+    ///
+    /// One record's failure is no other's. What is still in flight after `timeout_ms` has the code `_TIMED_OUT` and may
+    /// yet arrive. May be called from several threads at once.
     pub fn produce_wait(
         &self,
         topic: &str,
         partition: i32,
         records: &Records,
         timeout_ms: i32,
-    ) -> Result<Vec<(i32, i64)>, KafkaError> {
-        let acks = Mutex::new(vec![(-1, -1); records.len()]);
-        let note = |message: &sys::rd_kafka_message_t| {
-            self.report(message);
-            let number = message._private as usize;
-            if number > 0 {
-                let mut acks = acks.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(ack) = acks.get_mut(number - 1) {
-                    *ack = (message.partition, message.offset);
-                }
+    ) -> Result<Vec<Delivered>, KafkaError> {
+        let rkt = self.topic(topic)?;
+        let deadline = deadline(timeout_ms);
+        let id = self.next_call.fetch_add(1, Ordering::Relaxed);
+        self.calls().insert(id, Call { delivered: vec![None; records.len()], left: records.len() });
+        let settled = self.hand_over_and_wait(rkt, partition, records, id, deadline);
+        let call = self.calls().remove(&id);
+        settled?;
+        let unsettled = || (partition, -1, Some("_TIMED_OUT".to_owned()));
+        let delivered = call.map_or(Vec::new(), |call| call.delivered);
+        Ok(delivered.into_iter().map(|delivered| delivered.unwrap_or_else(unsettled)).collect())
+    }
+
+    fn hand_over_and_wait(
+        &self,
+        rkt: *mut sys::rd_kafka_topic_t,
+        partition: i32,
+        records: &Records,
+        id: u32,
+        deadline: Instant,
+    ) -> Result<(), KafkaError> {
+        for (index, record) in records.iter().enumerate() {
+            let opaque = (id as usize) << RECORD_BITS | (index + 1);
+            if let Err(code) = self.hand_over_in_time(rkt, partition, record, opaque, deadline)? {
+                self.settle(opaque, (partition, -1, Some(KafkaError::of(code, "produce").code)));
             }
-        };
-        self.enqueue(topic, partition, records, timeout_ms, true, note)?;
-        self.drain(timeout_ms, note)?;
-        Ok(acks.into_inner().unwrap_or_else(PoisonError::into_inner))
+        }
+        loop {
+            self.flush_step()?;
+            let left = self.calls().get(&id).map_or(0, |call| call.left);
+            if left == 0 || Instant::now() > deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Some milliseconds of flushing: skips the linger time and sleeps on a condition, not a poll. Returns what is left.
+    fn flush_step(&self) -> Result<i32, KafkaError> {
+        // SAFETY: the handle is live.
+        unsafe { sys::rd_kafka_flush(self.handle.rk, 2) };
+        self.poll(0)?;
+        Ok(self.in_flight())
     }
 
     /// Waits until nothing is in flight; the first delivery that failed since the last flush is the error.
     pub fn flush(&self, timeout_ms: i32) -> Result<(), KafkaError> {
-        self.drain(timeout_ms, |message| self.report(message))
-    }
-
-    fn drain(&self, timeout_ms: i32, mut report: impl FnMut(&sys::rd_kafka_message_t)) -> Result<(), KafkaError> {
-        let deadline = Instant::now() + Duration::from_millis(timeout_ms.max(0) as u64);
+        let deadline = deadline(timeout_ms);
         loop {
-            // SAFETY: the handle is live. The short flush skips the linger time and sleeps on a condition, not a poll.
-            let left = unsafe {
-                sys::rd_kafka_flush(self.handle.rk, 2);
-                self.handle.serve(0, &mut report)?;
-                sys::rd_kafka_outq_len(self.handle.rk)
-            };
+            let left = self.flush_step()?;
             if left == 0 {
                 return self.take_failed();
             }
@@ -257,26 +326,40 @@ impl Producer {
         KafkaError::take(error, "offsets of the transaction")
     }
 
+    /// Ends the transaction. A retriable error after `timeout_ms` leaves the outcome unknown: call again.
     pub fn commit(&self, timeout_ms: i32) -> Result<(), KafkaError> {
         // SAFETY: the handle is live.
-        let result = KafkaError::take(
-            unsafe { sys::rd_kafka_commit_transaction(self.handle.rk, timeout_ms) },
-            "commit transaction",
-        );
-        self.poll(0)?;
-        result
+        let result = self.patiently(timeout_ms, |wait_ms| unsafe {
+            sys::rd_kafka_commit_transaction(self.handle.rk, wait_ms)
+        });
+        result.and_then(|()| self.take_failed())
     }
 
     pub fn abort(&self, timeout_ms: i32) -> Result<(), KafkaError> {
-        // Outputs of an aborted transaction fail by being purged: their reports are no news.
         // SAFETY: the handle is live.
-        let result = KafkaError::take(
-            unsafe { sys::rd_kafka_abort_transaction(self.handle.rk, timeout_ms) },
-            "abort transaction",
-        );
-        self.handle.serve(0, |_| {})?;
+        let result = self.patiently(timeout_ms, |wait_ms| unsafe {
+            sys::rd_kafka_abort_transaction(self.handle.rk, wait_ms)
+        });
+        // Outputs of an aborted transaction fail by being purged: their reports are no news.
         let _purged = self.take_failed();
         result
+    }
+
+    /// Repeats a call that can be resumed, serving delivery reports in between: ending a transaction waits for them.
+    fn patiently(
+        &self,
+        timeout_ms: i32,
+        call: impl Fn(c_int) -> *mut sys::rd_kafka_error_t,
+    ) -> Result<(), KafkaError> {
+        let deadline = deadline(timeout_ms);
+        loop {
+            let result = KafkaError::take(call(END_STEP_MS), "end of the transaction");
+            self.handle.serve(0, |message| self.report(message))?;
+            match result {
+                Err(error) if error.retriable && !error.abortable && Instant::now() < deadline => {}
+                other => return other,
+            }
+        }
     }
 
     pub fn set_token(&self, token: &str, expires_ms: i64, principal: &str) -> Result<(), KafkaError> {
@@ -302,6 +385,10 @@ impl Producer {
             Ok(found.filter(|count| *count > 0))
         }
     }
+}
+
+fn deadline(timeout_ms: i32) -> Instant {
+    Instant::now() + Duration::from_millis(timeout_ms.max(0) as u64)
 }
 
 impl Drop for Producer {

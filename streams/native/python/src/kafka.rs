@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
-use streams_kafka::{Admin, Consumer, KafkaError, Member, Producer, TopicSpec};
+use streams_kafka::{Admin, Consumer, Delivered, KafkaError as Failure, Member, Producer, TopicSpec};
 
 use crate::records::PyRecords;
 
-create_exception!(streams._native, KafkaErrorBase, PyException, "What librdkafka said: code, retriable, fatal, abortable.");
+create_exception!(streams._native, KafkaError, PyException, "What librdkafka said: code, retriable, fatal, abortable.");
 
-fn raise(py: Python<'_>, error: KafkaError) -> PyErr {
-    let raised = KafkaErrorBase::new_err(error.to_string());
+fn raise(py: Python<'_>, error: Failure) -> PyErr {
+    let raised = KafkaError::new_err(error.to_string());
     let value = raised.value(py);
     let set = || -> PyResult<()> {
         value.setattr("code", &error.code)?;
@@ -26,7 +26,7 @@ fn raise(py: Python<'_>, error: KafkaError) -> PyErr {
 }
 
 /// Runs `work` without the interpreter and turns its error into the Python exception.
-fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, KafkaError> + Send) -> PyResult<T> {
+fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, Failure> + Send) -> PyResult<T> {
     py.detach(work).map_err(|error| raise(py, error))
 }
 
@@ -49,7 +49,7 @@ impl PyConsumer {
     fn with<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&Consumer) -> Result<T, KafkaError> + Send,
+        work: impl FnOnce(&Consumer) -> Result<T, Failure> + Send,
     ) -> PyResult<T> {
         let done = py.detach(|| {
             let guard = self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl PyProducer {
     fn with<T: Send>(
         &self,
         py: Python<'_>,
-        work: impl FnOnce(&Producer) -> Result<T, KafkaError> + Send,
+        work: impl FnOnce(&Producer) -> Result<T, Failure> + Send,
     ) -> PyResult<T> {
         let done = py.detach(|| {
             let guard = self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -160,7 +160,7 @@ impl PyProducer {
         partition: i32,
         records: PyRef<'_, PyRecords>,
         timeout_ms: i32,
-    ) -> PyResult<Vec<(i32, i64)>> {
+    ) -> PyResult<Vec<Delivered>> {
         let records = &records.inner;
         self.with(py, |p| p.produce_wait(topic, partition, records, timeout_ms))
     }
@@ -254,5 +254,5 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyConsumer>()?;
     m.add_class::<PyProducer>()?;
     m.add_class::<PyAdmin>()?;
-    m.add("KafkaError", m.py().get_type::<KafkaErrorBase>())
+    m.add("KafkaError", m.py().get_type::<KafkaError>())
 }
