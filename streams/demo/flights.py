@@ -1,8 +1,9 @@
 """One month of real flights as full-state events of their aircraft: pure and deterministic.
 
 A flight is two events of its aircraft, `departed` and `arrived`, or one, `cancelled`. Each carries the complete
-`AircraftState` as it is known from then on. Events come in the order in which they happened, across all aircraft.
-About one in twenty is delivered again a little later, byte for byte: the retries of a webhook storm.
+`AircraftState` as it is known from then on, from the airframe to the month's timetable. Events come in the order in
+which they happened, across all aircraft. About one in twenty is delivered again a little later, byte for byte: the
+retries of a webhook storm.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from itertools import count, islice
 from pathlib import Path
 
-from streams.demo.v1.aircraft_pb2 import AircraftState
+from streams.demo.v1.aircraft_pb2 import AircraftState, PlannedFlight
 
 DATA = Path(__file__).with_name("data")
 MONTH = "flights-2013-01.csv.gz"
@@ -103,12 +104,15 @@ def read_tables(data: Path = DATA) -> Tables:
 
 def state_changes(flights: Iterable[Flight], tables: Tables) -> Iterator[FlightEvent]:
     """Every flight as events of its aircraft, each once, in the order in which they happened."""
+    flights = list(flights)
+    timetables = _timetables(flights)
     states: dict[str, AircraftState] = {}
     sequences: dict[str, int] = defaultdict(int)
     for minute, tail_number, type_, flight in sorted(_moments(flights), key=lambda moment: moment[:3]):
         state = states.get(tail_number)
         if state is None:
             state = states[tail_number] = _airframe(tail_number, tables.planes.get(tail_number))
+            state.timetable.extend(timetables[tail_number])
         if type_ == "departed":
             _depart(state, flight, tables)
         elif type_ == "arrived":
@@ -196,6 +200,20 @@ def _moments(flights: Iterable[Flight]) -> Iterator[tuple[int, str, str, Flight]
             yield flight.arrival, flight.tail_number, "arrived", flight
 
 
+def _timetables(flights: Iterable[Flight]) -> dict[str, list[PlannedFlight]]:
+    planned: dict[str, list[PlannedFlight]] = defaultdict(list)
+    for flight in sorted(flights, key=lambda each: each.scheduled_departure):
+        entry = PlannedFlight(
+            carrier=flight.carrier,
+            flight_number=flight.number,
+            origin=flight.origin,
+            destination=flight.destination,
+        )
+        entry.scheduled_departure.seconds = flight.scheduled_departure * 60
+        planned[flight.tail_number].append(entry)
+    return planned
+
+
 def _airframe(tail_number: str, plane: Row | None) -> AircraftState:
     state = AircraftState(tail_number=tail_number)
     if plane is None:
@@ -213,7 +231,8 @@ def _depart(state: AircraftState, flight: Flight, tables: Tables) -> None:
     _take_off(state, flight, tables)
     state.phase = AircraftState.AIRBORNE
     state.flights += 1
-    _see(state, flight.origin, tables)
+    state.ClearField("position")
+    _visit(state, flight.origin)
 
 
 def _arrive(state: AircraftState, flight: Flight, tables: Tables) -> None:
@@ -231,7 +250,13 @@ def _arrive(state: AircraftState, flight: Flight, tables: Tables) -> None:
         state.air_time_minutes = flight.air_time_minutes
         state.total_minutes += flight.air_time_minutes
         state.minutes_by_airport[flight.destination] += flight.air_time_minutes
-    _see(state, flight.destination, tables)
+    _visit(state, flight.destination)
+    state.position.Clear()
+    state.position.airport = flight.destination
+    row = tables.airports.get(flight.destination)
+    if row is not None:
+        state.position.lat, state.position.lon = float(row["lat"]), float(row["lon"])
+        state.position.altitude_ft = int(row["alt"])
 
 
 def _cancel(state: AircraftState, flight: Flight, tables: Tables) -> None:
@@ -261,14 +286,7 @@ def _schedule(state: AircraftState, flight: Flight, tables: Tables) -> None:
     state.scheduled_arrival.seconds = flight.scheduled_arrival * 60
 
 
-def _see(state: AircraftState, airport: str, tables: Tables) -> None:
-    """The aircraft is at `airport`, whose coordinates stay empty where the airports table lacks it."""
-    state.position.Clear()
-    state.position.airport = airport
-    row = tables.airports.get(airport)
-    if row is not None:
-        state.position.lat, state.position.lon = float(row["lat"]), float(row["lon"])
-        state.position.altitude_ft = int(row["alt"])
+def _visit(state: AircraftState, airport: str) -> None:
     if not state.recent_airports or state.recent_airports[-1] != airport:
         state.recent_airports.append(airport)
         del state.recent_airports[:-RECENT_AIRPORTS_MAX]

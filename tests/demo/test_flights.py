@@ -76,7 +76,7 @@ def test_a_flight_is_a_departure_and_an_arrival_with_the_complete_state() -> Non
     assert departed.time == datetime.fromtimestamp(1005 * 60, UTC)
     state = departed.state
     assert state.phase == AircraftState.AIRBORNE
-    assert (state.position.airport, state.position.altitude_ft) == ("JFK", 13)
+    assert not state.HasField("position")
     assert (state.carrier_name, state.model, state.seats) == ("JetBlue Airways", "EMB-145XR", 55)
     assert not state.HasField("year")
     assert not state.HasField("actual_arrival")
@@ -88,6 +88,7 @@ def test_a_flight_is_a_departure_and_an_arrival_with_the_complete_state() -> Non
     assert state.phase == AircraftState.ON_GROUND
     assert state.actual_arrival.seconds == 1320 * 60
     assert (state.departure_delay_minutes, state.arrival_delay_minutes, state.air_time_minutes) == (5, 20, 270)
+    assert (state.position.airport, state.position.altitude_ft) == ("LAX", 126)
     assert (state.flights, state.delayed_flights, state.total_minutes, state.total_miles) == (1, 1, 270, 2475)
     assert list(state.recent_airports) == ["JFK", "LAX"]
     assert dict(state.minutes_by_airport) == {"LAX": 270}
@@ -121,10 +122,18 @@ def test_an_aircraft_that_never_arrived_stays_in_the_air() -> None:
 
 
 def test_an_airport_that_the_table_lacks_has_a_name_and_no_coordinates() -> None:
-    """Nothing is left over from the airport before it."""
-    *_, arrived = state_changes([flight(1000, "SJU")], TABLES)
+    """Nothing is left over from the airport before it, even where two flights of the source overlap."""
+    *_, arrived = state_changes([flight(1000, delay=0, arrival_delay=0), flight(1200, "SJU")], TABLES)
     position = arrived.state.position
     assert (position.airport, position.lat, position.HasField("altitude_ft")) == ("SJU", 0.0, False)
+
+
+def test_the_timetable_is_there_from_the_first_event_on() -> None:
+    """All flights of an aircraft are planned in order of departure, cancelled ones included, and do not change."""
+    changes = list(state_changes([flight(2000, delay=None), flight(1000), flight(3000, tail="N2")], TABLES))
+    mine = [change.state for change in changes if change.key == "N1"]
+    assert [each.scheduled_departure.seconds for each in mine[0].timetable] == [1000 * 60, 2000 * 60]
+    assert all(state.timetable == mine[0].timetable for state in mine)
 
 
 def test_an_unknown_airframe_is_left_empty() -> None:

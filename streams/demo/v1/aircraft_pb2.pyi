@@ -22,8 +22,22 @@ class Position(_message.Message):
     altitude_ft: int
     def __init__(self, airport: _Optional[str] = ..., lat: _Optional[float] = ..., lon: _Optional[float] = ..., altitude_ft: _Optional[int] = ...) -> None: ...
 
+class PlannedFlight(_message.Message):
+    __slots__ = ("carrier", "flight_number", "origin", "destination", "scheduled_departure")
+    CARRIER_FIELD_NUMBER: _ClassVar[int]
+    FLIGHT_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULED_DEPARTURE_FIELD_NUMBER: _ClassVar[int]
+    carrier: str
+    flight_number: int
+    origin: str
+    destination: str
+    scheduled_departure: _timestamp_pb2.Timestamp
+    def __init__(self, carrier: _Optional[str] = ..., flight_number: _Optional[int] = ..., origin: _Optional[str] = ..., destination: _Optional[str] = ..., scheduled_departure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class AircraftState(_message.Message):
-    __slots__ = ("tail_number", "phase", "position", "carrier", "carrier_name", "flight_number", "origin", "destination", "scheduled_departure", "actual_departure", "scheduled_arrival", "actual_arrival", "departure_delay_minutes", "arrival_delay_minutes", "air_time_minutes", "distance_miles", "flights", "delayed_flights", "cancelled_flights", "total_minutes", "total_miles", "year", "airframe_type", "manufacturer", "model", "engines", "seats", "engine", "recent_airports", "minutes_by_airport")
+    __slots__ = ("tail_number", "phase", "position", "carrier", "carrier_name", "flight_number", "origin", "destination", "scheduled_departure", "actual_departure", "scheduled_arrival", "actual_arrival", "departure_delay_minutes", "arrival_delay_minutes", "air_time_minutes", "distance_miles", "flights", "delayed_flights", "cancelled_flights", "total_minutes", "total_miles", "year", "airframe_type", "manufacturer", "model", "engines", "seats", "engine", "recent_airports", "minutes_by_airport", "timetable")
     class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PHASE_UNSPECIFIED: _ClassVar[AircraftState.Phase]
@@ -69,6 +83,7 @@ class AircraftState(_message.Message):
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     RECENT_AIRPORTS_FIELD_NUMBER: _ClassVar[int]
     MINUTES_BY_AIRPORT_FIELD_NUMBER: _ClassVar[int]
+    TIMETABLE_FIELD_NUMBER: _ClassVar[int]
     tail_number: str
     phase: AircraftState.Phase
     position: Position
@@ -99,4 +114,5 @@ class AircraftState(_message.Message):
     engine: str
     recent_airports: _containers.RepeatedScalarFieldContainer[str]
     minutes_by_airport: _containers.ScalarMap[str, int]
-    def __init__(self, tail_number: _Optional[str] = ..., phase: _Optional[_Union[AircraftState.Phase, str]] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., carrier: _Optional[str] = ..., carrier_name: _Optional[str] = ..., flight_number: _Optional[int] = ..., origin: _Optional[str] = ..., destination: _Optional[str] = ..., scheduled_departure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actual_departure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scheduled_arrival: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actual_arrival: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., departure_delay_minutes: _Optional[int] = ..., arrival_delay_minutes: _Optional[int] = ..., air_time_minutes: _Optional[int] = ..., distance_miles: _Optional[int] = ..., flights: _Optional[int] = ..., delayed_flights: _Optional[int] = ..., cancelled_flights: _Optional[int] = ..., total_minutes: _Optional[int] = ..., total_miles: _Optional[int] = ..., year: _Optional[int] = ..., airframe_type: _Optional[str] = ..., manufacturer: _Optional[str] = ..., model: _Optional[str] = ..., engines: _Optional[int] = ..., seats: _Optional[int] = ..., engine: _Optional[str] = ..., recent_airports: _Optional[_Iterable[str]] = ..., minutes_by_airport: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    timetable: _containers.RepeatedCompositeFieldContainer[PlannedFlight]
+    def __init__(self, tail_number: _Optional[str] = ..., phase: _Optional[_Union[AircraftState.Phase, str]] = ..., position: _Optional[_Union[Position, _Mapping]] = ..., carrier: _Optional[str] = ..., carrier_name: _Optional[str] = ..., flight_number: _Optional[int] = ..., origin: _Optional[str] = ..., destination: _Optional[str] = ..., scheduled_departure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actual_departure: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scheduled_arrival: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actual_arrival: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., departure_delay_minutes: _Optional[int] = ..., arrival_delay_minutes: _Optional[int] = ..., air_time_minutes: _Optional[int] = ..., distance_miles: _Optional[int] = ..., flights: _Optional[int] = ..., delayed_flights: _Optional[int] = ..., cancelled_flights: _Optional[int] = ..., total_minutes: _Optional[int] = ..., total_miles: _Optional[int] = ..., year: _Optional[int] = ..., airframe_type: _Optional[str] = ..., manufacturer: _Optional[str] = ..., model: _Optional[str] = ..., engines: _Optional[int] = ..., seats: _Optional[int] = ..., engine: _Optional[str] = ..., recent_airports: _Optional[_Iterable[str]] = ..., minutes_by_airport: _Optional[_Mapping[str, int]] = ..., timetable: _Optional[_Iterable[_Union[PlannedFlight, _Mapping]]] = ...) -> None: ...
