@@ -181,7 +181,7 @@ def _named(values: Mapping[str, object], origin: str, findings: list[Finding], *
 
 
 def _unknown(name: str, known: Iterable[str], origin: str) -> Finding:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     shown = f"{name} ({_variable(name)})" if origin == "environment" else f"{name} ({origin})"
     cure = f"did you mean {near[0]}?" if near else "`streams settings` lists all names"
     return Finding(shown, "an unknown name", "a known one", cure)
