@@ -1,8 +1,15 @@
 //! The diff of two encodings of one message.
+//!
+//! Both sides are walked in runs of records; equal bytes are passed over without looking at the new side at all: the
+//! old side is canonical, so what equals it is too. Two canonical messages are equal iff their bytes are.
 
-use crate::schema::Schema;
+use crate::canonical::{is_known, next_run, Run, UNKNOWN};
+use crate::schema::{Field, Ignored, Message, Schema};
+use crate::wire::{self, DEPTH_MAX};
 
 pub use crate::canonical::NotCanonical;
+
+type Checked<T = ()> = Result<T, NotCanonical>;
 
 /// What changed, in the form that a patch carries it; also the diff's scratch memory, to be reused.
 #[derive(Debug, Default)]
@@ -15,7 +22,12 @@ pub struct Delta {
     pub paths: u32,
     /// How many of them are not ignored.
     pub significant: u32,
+    /// The path to the message that is being compared, with its final dot.
+    prefix: Vec<u8>,
 }
+
+/// The tag of `FieldMask.paths`.
+const PATHS_TAG: u8 = 0x0a;
 
 impl Delta {
     pub fn new() -> Delta {
@@ -25,8 +37,19 @@ impl Delta {
     pub fn clear(&mut self) {
         self.mask.clear();
         self.data.clear();
+        self.prefix.clear();
         self.paths = 0;
         self.significant = 0;
+    }
+
+    #[inline]
+    fn add_path(&mut self, field: &Field, ignored: bool) {
+        self.mask.push(PATHS_TAG);
+        wire::put_varint(&mut self.mask, (self.prefix.len() + field.name.len()) as u64);
+        self.mask.extend_from_slice(&self.prefix);
+        self.mask.extend_from_slice(field.name.as_bytes());
+        self.paths += 1;
+        self.significant += !ignored as u32;
     }
 }
 
@@ -43,9 +66,206 @@ pub enum Change {
     Snapshot,
 }
 
-impl Schema {
-    /// Finds what leads from `old` to `new`. `old` must be canonical; `new` is checked.
-    pub fn diff(&self, _old: &[u8], _new: &[u8], _out: &mut Delta) -> Result<Change, NotCanonical> {
-        Err(NotCanonical)
+/// The message type that is being compared, and where.
+#[derive(Clone, Copy)]
+struct Place<'s> {
+    message: &'s Message,
+    /// What of it is ignored.
+    ignored: Option<&'s Ignored>,
+    depth: u32,
+}
+
+impl<'s> Place<'s> {
+    #[inline]
+    fn ignored(&self, field: &Field) -> Option<&'s Ignored> {
+        self.ignored?.field(field.number)
     }
+
+    #[inline]
+    fn is_ignored(&self, field: &Field) -> bool {
+        self.ignored(field).is_some_and(Ignored::is_whole)
+    }
+}
+
+/// How far one side has been walked: where its next run starts, and the number of the run before.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    pos: usize,
+    last: u32,
+}
+
+impl Cursor {
+    #[inline(always)]
+    fn pass(&mut self, run: &Run) {
+        *self = Cursor { pos: run.end, last: run.number };
+    }
+}
+
+impl Schema {
+    /// Finds what leads from `old` to `new`. `old` must be canonical; `new` is checked where it differs from it.
+    pub fn diff(&self, old: &[u8], new: &[u8], out: &mut Delta) -> Result<Change, NotCanonical> {
+        out.clear();
+        let root = Place { message: self.root(), ignored: Some(&self.ignored), depth: 0 };
+        if !self.diff_message(root, old, new, out)? {
+            return Ok(Change::Snapshot);
+        }
+        Ok(match (out.paths, out.significant) {
+            (0, _) => Change::None,
+            (_, 0) => Change::Ignored,
+            _ => Change::Delta,
+        })
+    }
+
+    /// False: unknown fields differ, which only the whole message can express. `new` is checked in any case.
+    fn diff_message(&self, place: Place, old: &[u8], new: &[u8], out: &mut Delta) -> Checked<bool> {
+        if place.depth > DEPTH_MAX {
+            return Err(NotCanonical);
+        }
+        let (mut a, mut b) = (Cursor::default(), Cursor::default());
+        loop {
+            pass_equal_records(place, old, new, &mut a, &mut b)?;
+            let was = next_run(place.message, old, a.pos, a.last, place.depth)?;
+            let is = next_run(place.message, new, b.pos, b.last, place.depth)?;
+            let Some(is) = is.filter(|is| was.is_none_or(|was| is.number <= was.number)) else {
+                let Some(was) = was else { return Ok(true) };
+                let Some(field) = was.field else { return Ok(false) };
+                out.add_path(field, place.is_ignored(field));
+                a.pass(&was);
+                continue;
+            };
+            if let Some(was) = was.filter(|was| was.number == is.number) {
+                if was.bytes(old) != is.bytes(new) {
+                    let Some(field) = is.field else { return Ok(false) };
+                    self.diff_field(place, field, was.value(old), new, &is, out)?;
+                }
+                a.pass(&was);
+            } else {
+                let Some(field) = is.field else { return Ok(false) };
+                if field.oneof >= 0 {
+                    check_only_member(place, field, new)?;
+                }
+                self.replace(place, field, new, &is, out)?;
+            }
+            b.pass(&is);
+        }
+    }
+
+    /// A field that both sides have, with different bytes.
+    #[inline]
+    fn diff_field(&self, place: Place, field: &Field, was: &[u8], new: &[u8], is: &Run, out: &mut Delta) -> Checked {
+        if field.is_single_message() {
+            self.diff_nested(place, field, was, new, is, out)
+        } else {
+            self.replace(place, field, new, is, out)
+        }
+    }
+
+    /// The whole field is new.
+    #[inline]
+    fn replace(&self, place: Place, field: &Field, new: &[u8], is: &Run, out: &mut Delta) -> Checked {
+        self.check_run(field, new, is, place.depth)?;
+        out.add_path(field, place.is_ignored(field));
+        out.data.extend_from_slice(is.bytes(new));
+        Ok(())
+    }
+
+    /// A message on both sides: dotted paths to what changed in it, or the whole of it where no path can say that.
+    fn diff_nested(&self, place: Place, field: &Field, was: &[u8], new: &[u8], is: &Run, out: &mut Delta) -> Checked {
+        let (mask_len, data_len, prefix_len) = (out.mask.len(), out.data.len(), out.prefix.len());
+        let (paths, significant) = (out.paths, out.significant);
+        let inner = Place { message: self.message(field.child), ignored: place.ignored(field), depth: place.depth + 1 };
+        out.prefix.extend_from_slice(field.name.as_bytes());
+        out.prefix.push(b'.');
+        wire::put_varint(&mut out.data, field.tag as u64);
+        let is_group = field.tag & 7 == wire::START_GROUP;
+        let start = if is_group { 0 } else { wire::open_len(&mut out.data) };
+        let nameable = self.diff_message(inner, was, is.value(new), out);
+        out.prefix.truncate(prefix_len);
+        match (nameable?, is_group) {
+            (true, true) => wire::put_varint(&mut out.data, field.tag as u64 + 1),
+            (true, false) => wire::close_len(&mut out.data, start),
+            (false, _) => {
+                out.mask.truncate(mask_len);
+                out.data.truncate(data_len);
+                (out.paths, out.significant) = (paths, significant);
+                out.add_path(field, place.is_ignored(field));
+                out.data.extend_from_slice(is.bytes(new));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Moves both sides behind the whole records that are equal byte by byte. Looks at the old side's tags only.
+#[inline]
+fn pass_equal_records(place: Place, old: &[u8], new: &[u8], a: &mut Cursor, b: &mut Cursor) -> Checked {
+    let from = a.pos;
+    let limit = from + common_prefix(&old[from..], &new[b.pos..]);
+    let (mut pos, mut run_start, mut record, mut content, mut tag) = (from, from, from, from, 0);
+    while pos < limit {
+        let mut value = pos;
+        let next_tag = wire::read_tag(old, &mut value)?;
+        let next = wire::read_value(old, value, next_tag, place.depth)?.next;
+        if next > limit {
+            break;
+        }
+        if next_tag != tag {
+            run_start = pos;
+        }
+        (tag, record, content, pos) = (next_tag, pos, value, next);
+    }
+    if pos == from {
+        return Ok(());
+    }
+    let mut last = UNKNOWN;
+    if let Some(field) = place.message.field(tag >> 3) {
+        if is_known(field, tag, old, content)? {
+            last = field.number;
+            let tag_bytes = &old[record..content];
+            let new_pos = b.pos + (pos - from);
+            if field.has_runs() && (old[pos..].starts_with(tag_bytes) || new[new_pos..].starts_with(tag_bytes)) {
+                // the run goes on and differs further on: it is compared as a whole
+                pos = run_start;
+                last = field.number - 1;
+            }
+        }
+    }
+    b.pos += pos - from;
+    *a = Cursor { pos, last };
+    b.last = last;
+    Ok(())
+}
+
+/// A member of a oneof that was not there before must be the only one now.
+#[cold]
+fn check_only_member(place: Place, member: &Field, new: &[u8]) -> Checked {
+    let mut at = Cursor::default();
+    while let Some(run) = next_run(place.message, new, at.pos, at.last, place.depth)? {
+        if run.field.is_some_and(|field| field.oneof == member.oneof && field.number != member.number) {
+            return Err(NotCanonical);
+        }
+        at.pass(&run);
+    }
+    Ok(())
+}
+
+/// How many bytes `a` and `b` have in common at their start.
+#[inline]
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    const WORD: usize = 8;
+    let words = a.chunks_exact(WORD).zip(b.chunks_exact(WORD));
+    let mut len = 0;
+    for (x, y) in words {
+        let differing = word(x) ^ word(y);
+        if differing != 0 {
+            return len + differing.trailing_zeros() as usize / 8;
+        }
+        len += WORD;
+    }
+    len + a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count()
+}
+
+#[inline(always)]
+fn word(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
 }
