@@ -1,0 +1,1 @@
+"""Keyed state: tables in memory or on disk, behind their changelogs."""

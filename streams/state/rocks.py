@@ -1,0 +1,209 @@
+"""The rows of one partition on disk (RocksDB): state larger than memory.
+
+A write puts rows and the changelog offset they come from into one write batch, so that both are there or neither is.
+The batch is written once the transaction that holds the same changelog records is committed, and is not synced:
+after a kill the store is as it was, after power loss it may be behind its changelog, whose tail is then replayed. It is
+never ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DbClosedError,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteBufferManager,
+)
+
+from streams._native import Records
+from streams.errors import StateError
+
+__all__ = ["Memory", "Store"]
+
+FORMAT = 1
+"""Format of the store's keys and reserved values. A row has its own format byte on top."""
+RESERVED = b"\x00"
+"""First byte of our own keys. Rows have another one: no entity key can collide."""
+ROW = b"\x01"
+FORMAT_KEY = RESERVED + b"format"
+OFFSET_KEY = RESERVED + b"changelog-offset"
+
+BLOCK_CACHE_BYTES = 64 << 20
+"""All stores of a process together: the hot rows, and the filters and indexes of 100 million keys' worth of files in
+part. What does not fit is read from the page cache of the machine."""
+WRITE_BUFFER_BYTES = 64 << 20
+"""All stores of a process together, so that many partitions do not multiply it."""
+STORE_BUFFER_BYTES = 16 << 20
+"""One store's buffer before it becomes a file: about 100,000 rows, a tenth of a second to replay at start."""
+STORE_BUFFERS_MAX = 2
+"""One taking writes while one is being written out."""
+OPEN_FILES_MAX = 48
+"""Per store: sixteen partitions stay under the usual limit of 1,024 descriptors with room for sockets."""
+BACKGROUND_JOBS = 2
+"""One flush and one compaction at a time: the processor belongs to the kernel."""
+BLOCK_BYTES = 16 << 10
+"""Rows are some hundred bytes: fewer, larger blocks keep the index small and compress better than 4 KiB ones."""
+BLOOM_BITS_PER_KEY = 10
+"""One look in a hundred at a file that does not have the key; new keys are common."""
+LOG_FILES_MAX = 2
+LOG_FILE_BYTES_MAX = 1 << 20
+"""RocksDB's own text log: enough to see why it stalled, never a disk full of it."""
+MANIFEST_BYTES_MAX = 4 << 20
+"""The list of files is rewritten at this size; its default of 1 GiB slows down the next start."""
+
+
+class Memory:
+    """Memory that the stores of a process share: one block cache, one bound for all write buffers."""
+
+    def __init__(
+        self, block_cache_bytes: int = BLOCK_CACHE_BYTES, write_buffer_bytes: int = WRITE_BUFFER_BYTES
+    ) -> None:
+        self.cache = Cache(block_cache_bytes)
+        self.write_buffers = WriteBufferManager(write_buffer_bytes, allow_stall=False)
+
+
+class Store:
+    """The store in `path`, made when it does not exist. One process at a time; any thread.
+
+    Raises StateError: held by another process, written by a newer release, or damaged.
+    """
+
+    def __init__(self, path: str | Path, memory: Memory | None = None) -> None:
+        self.path = Path(path)
+        with self._named_errors():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._db = Rdict(str(self.path), _options(memory or Memory()))
+        try:
+            self._check_format()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check_format(self) -> None:
+        """Refuses a newer format; marks a new store with ours."""
+        with self._named_errors():
+            came = self._db.get(FORMAT_KEY)
+            if came is None:
+                if next(iter(self._db.keys()), None) is not None:
+                    raise self._error("is damaged (it has rows, but its format is not recorded)")
+                self._db.put(FORMAT_KEY, bytes([FORMAT]))
+                return
+        if came[0] > FORMAT:
+            raise StateError(
+                f"state store {self.path} has format {came[0]}, the newest this release reads is {FORMAT}; upgrade "
+                "this process, or remove the directory: `streams state rebuild` makes it anew from the changelog"
+            )
+
+    def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The row of each key; None where there is none."""
+        with self._named_errors():
+            return cast("list[bytes | None]", self._db.get([ROW + key for key in keys]))
+
+    def write(self, rows: Records, changelog_offset: int) -> None:
+        """Writes rows (value None: removes the row) and the offset up to which the store then equals its changelog.
+
+        Both or neither, also after kill -9. A key that comes twice ends with its last row. Every row has a key.
+        """
+        batch = WriteBatch(raw_mode=True)
+        for index in range(len(rows)):
+            key, value = rows.key(index), rows.value(index)
+            if key is None:
+                raise StateError(f"state store {self.path}: row {index} of a write has no key")
+            if value is None:
+                batch.delete(ROW + key)
+            else:
+                batch.put(ROW + key, value)
+        batch.put(OFFSET_KEY, changelog_offset.to_bytes(8, "big", signed=True))
+        with self._named_errors():
+            self._db.write(batch)
+
+    def changelog_offset(self) -> int | None:
+        """The offset of the last `write`; None for a store that has none."""
+        with self._named_errors():
+            written = self._db.get(OFFSET_KEY)
+        return None if written is None else int.from_bytes(written, "big", signed=True)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and rows by ascending key, as of one moment, every block's checksum checked.
+
+        Exhaust or close the iterator before closing the store: it holds the store open.
+        """
+        with self._named_errors():
+            cursor = self._db.iter()
+            cursor.seek(ROW)
+            while cursor.valid():
+                key: bytes = cursor.key()
+                if not key.startswith(ROW):
+                    break
+                yield key[len(ROW) :], cursor.value()
+                cursor.next()
+            cursor.status()  # a damaged block ends an iteration like the last row does
+
+    def close(self) -> None:
+        """Closes the store; closing twice is allowed."""
+        with self._named_errors(), suppress(DbClosedError):
+            self._db.close()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Turns RocksDB's errors, all of them plain `Exception`s with a text, into ours."""
+        try:
+            yield
+        except StateError:
+            raise
+        except DbClosedError as error:
+            raise StateError(f"state store {self.path} is closed") from error
+        except OSError as error:
+            raise StateError(f"state store {self.path}: {error.strerror}; check the datadir setting") from error
+        except Exception as error:
+            text = str(error)
+            if "lock hold" in text or "LOCK:" in text:
+                raise StateError(
+                    f"state store {self.path} is held by another process or by another table of this one; "
+                    "give each worker its own datadir"
+                ) from error
+            if "No space left" in text:
+                raise StateError(f"state store {self.path}: no room left on the disk; free some space") from error
+            raise self._error(f"is damaged or cannot be used ({text.splitlines()[0]})") from error
+
+    def _error(self, what: str) -> StateError:
+        return StateError(
+            f"state store {self.path} {what}; stop the worker and run `streams state rebuild`: it makes the store anew "
+            "from the changelog"
+        )
+
+
+def _options(memory: Memory) -> Options:
+    """Bounded memory, files and logs; see the constants for the reasons."""
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(memory.cache)
+    blocks.set_block_size(BLOCK_BYTES)
+    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, block_based=False)
+    blocks.set_cache_index_and_filter_blocks(True)  # else they grow beside the cache, without bound
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(blocks)
+    options.set_write_buffer_manager(memory.write_buffers)
+    options.set_write_buffer_size(STORE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(STORE_BUFFERS_MAX)
+    options.set_max_open_files(OPEN_FILES_MAX)
+    options.set_max_background_jobs(BACKGROUND_JOBS)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_level_compaction_dynamic_level_bytes(True)  # keeps dead rows to a tenth of the live ones
+    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())  # a torn tail is dropped, never anything before it
+    options.set_keep_log_file_num(LOG_FILES_MAX)
+    options.set_max_log_file_size(LOG_FILE_BYTES_MAX)
+    options.set_max_manifest_file_size(MANIFEST_BYTES_MAX)
+    options.set_stats_dump_period_sec(0)
+    return options
