@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError as CrateError, RDKafkaErrorCode};
 
-use crate::handle::KafkaError;
+use crate::handle::{self, KafkaError};
 
 /// A topic to be created.
 pub struct TopicSpec {
@@ -50,6 +50,11 @@ impl Admin {
             client.set(name, value);
         }
         Ok(Admin { client: client.create().map_err(wrap)? })
+    }
+
+    /// Hands an OAUTHBEARER token to the client; call again before it expires.
+    pub fn set_token(&self, token: &str, expires_ms: i64, principal: &str) -> Result<(), KafkaError> {
+        handle::set_token(self.client.inner().native_ptr(), token, expires_ms, principal)
     }
 
     /// Creates each topic; a topic that exists already is no error. (name, error or `None`) in the order given.

@@ -211,26 +211,36 @@ impl Handle {
 
     /// Hands an OAUTHBEARER token to the client; call again before it expires.
     pub fn set_token(&self, token: &str, expires_ms: i64, principal: &str) -> Result<(), KafkaError> {
-        let (token, principal) = (c_string(token)?, c_string(principal)?);
-        let mut reason = vec![0 as c_char; 512];
-        // SAFETY: strings and buffer outlive the call; no extensions are passed.
-        let code = unsafe {
-            sys::rd_kafka_oauthbearer_set_token(
-                self.rk,
-                token.as_ptr(),
-                expires_ms,
-                principal.as_ptr(),
-                ptr::null_mut(),
-                0,
-                reason.as_mut_ptr(),
-                reason.len(),
-            )
-        };
-        check(code, "token").map_err(|mut error| {
-            error.message = text(reason.as_ptr());
-            error
-        })
+        set_token(self.rk, token, expires_ms, principal)
     }
+}
+
+/// Hands an OAUTHBEARER token to a client, which `rk` must be, alive.
+pub(crate) fn set_token(
+    rk: *mut sys::rd_kafka_t,
+    token: &str,
+    expires_ms: i64,
+    principal: &str,
+) -> Result<(), KafkaError> {
+    let (token, principal) = (c_string(token)?, c_string(principal)?);
+    let mut reason = vec![0 as c_char; 512];
+    // SAFETY: the client is live; strings and buffer outlive the call; no extensions are passed.
+    let code = unsafe {
+        sys::rd_kafka_oauthbearer_set_token(
+            rk,
+            token.as_ptr(),
+            expires_ms,
+            principal.as_ptr(),
+            ptr::null_mut(),
+            0,
+            reason.as_mut_ptr(),
+            reason.len(),
+        )
+    };
+    check(code, "token").map_err(|mut error| {
+        error.message = text(reason.as_ptr());
+        error
+    })
 }
 
 impl Drop for Handle {

@@ -227,6 +227,9 @@ impl PyAdmin {
     fn new(py: Python<'_>, config: HashMap<String, String>) -> PyResult<PyAdmin> {
         Ok(PyAdmin { inner: detached(py, || Admin::new(&pairs(config)))? })
     }
+    fn set_token(&self, py: Python<'_>, token: &str, expires_ms: i64, principal: &str) -> PyResult<()> {
+        detached(py, || self.inner.set_token(token, expires_ms, principal))
+    }
     fn create_topics(
         &self,
         py: Python<'_>,
