@@ -18,6 +18,7 @@ import socket
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from streams.errors import Finding, SettingsError
@@ -39,6 +40,7 @@ from streams.options import (
 __all__ = [
     "AppSettings",
     "ChunkSettings",
+    "CommandLine",
     "EmbeddedSettings",
     "LimitSettings",
     "Option",
@@ -63,6 +65,21 @@ class _Given(NamedTuple):
     is_text: bool
 
 
+class CommandLine:
+    """What the command line said: the settings file and the flags, by dotted name.
+
+    An `App` is made while user code is imported, where nobody can hand it anything: `remember` is called before.
+    """
+
+    path: Path | None = None
+    flags: Mapping[str, object] = MappingProxyType({})
+
+    @classmethod
+    def remember(cls, path: Path | None, flags: Mapping[str, object]) -> None:
+        """Keeps both for every later `read` of this process."""
+        cls.path, cls.flags = path, dict(flags)
+
+
 def read(
     path: Path | None = None,
     *,
@@ -70,8 +87,11 @@ def read(
     code: Mapping[str, object] | None = None,
     required: Sequence[str] = (),
 ) -> Settings:
-    """Reads the process environment and the file at `path` (none: no file), and parses. SettingsError: see `parse`."""
-    text = ""
+    """Reads the process environment and the file at `path`, and parses. SettingsError: see `parse`.
+
+    What is not given here is as the command line of this process said, see `CommandLine`; no path at all: no file.
+    """
+    text, path, flags = "", path or CommandLine.path, CommandLine.flags if flags is None else flags
     if path is not None:
         try:
             text = path.read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.errors import SettingsError
-from streams.settings import Settings, options, parse, read, sync_settings
+from streams.settings import CommandLine, Settings, options, parse, read, sync_settings
 
 SYNC = '[[sync]]\nsource = "devices"\nmessage = "acme.Device"\nmodule = "acme.fleet_pb2"\n'
 
@@ -161,3 +161,15 @@ def test_settings_are_frozen() -> None:
     """Nobody changes a setting after the start."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().app.id = "x"  # type: ignore[misc]
+
+
+def test_an_app_in_code_obeys_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line said is there when user code makes its App, and beats what the code says."""
+    file = tmp_path / "streams.toml"
+    file.write_text("[app]\nweb_port = 7001\n")
+    monkeypatch.setattr(CommandLine, "path", None)
+    monkeypatch.setattr(CommandLine, "flags", {})
+    CommandLine.remember(file, {"app.broker": "kafka://b:1"})
+    settings = read(code={"app.broker": "kafka://a:1", "app.id": "fleet"})
+
+    assert ("kafka://b:1", 7001, "fleet") == (settings.app.broker, settings.app.web_port, settings.app.id)
