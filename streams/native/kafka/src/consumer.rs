@@ -36,11 +36,10 @@ unsafe impl Sync for Consumer {}
 impl Consumer {
     pub fn new(config: &[(String, String)]) -> Result<Consumer, KafkaError> {
         let handle = Handle::new(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, config, 0)?;
+        // Messages stay on the consumer's own queue: with rd_kafka_poll_set_consumer the main queue would be forwarded
+        // there, and serving its events would take messages away.
         // SAFETY: the handle is live; the consumer queue holds a reference of its own.
-        let queue = unsafe {
-            check(sys::rd_kafka_poll_set_consumer(handle.rk), "consumer queue")?;
-            sys::rd_kafka_queue_get_consumer(handle.rk)
-        };
+        let queue = unsafe { sys::rd_kafka_queue_get_consumer(handle.rk) };
         Ok(Consumer { handle, queue })
     }
 
