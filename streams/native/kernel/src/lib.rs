@@ -6,6 +6,7 @@ pub mod canonical;
 pub mod compose;
 pub mod diff;
 pub mod envelope;
+pub mod job;
 pub mod patch;
 pub mod records;
 pub mod row;

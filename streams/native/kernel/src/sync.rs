@@ -1,0 +1,901 @@
+//! Differential sync of one source partition: a chunk of records in, patches and dead letters out, rows in a layer of
+//! the [`Table`].
+//!
+//! Everything is decided here, nothing is waited for: time is an argument, the canonicaliser (protobuf's upb) a callback.
+//! A record that is no event becomes a dead letter and touches nothing else. A call that fails leaves nothing behind.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::canonical;
+use crate::diff::{Change, Delta};
+use crate::digest;
+use crate::envelope::{self, Event, Reason, Refusal, Scratch, ERROR_BYTES_MAX};
+use crate::job::{Canonicalised, Job};
+use crate::patch::{self, PatchHead, SNAPSHOT_MASK};
+use crate::records::{murmur2_partition, Record, Records, RecordsError};
+use crate::row::{Header, Row, RowError, SCHEMA_KEY, TIME_UNKNOWN};
+use crate::table::{Place, Table};
+use crate::wire;
+
+/// Tombstones that one call removes at most: a bulk delete of a million keys that comes due at one moment then costs a
+/// chunk about a millisecond.
+pub const EXPIRE_MAX: usize = 1_000;
+/// A key that drops this many events in a row is named, once, by its hash: its source has probably started anew.
+pub const STUCK_DROPS: u16 = 100;
+/// Version of the `dlq-` header family.
+pub const DEAD_LETTER_FORMAT: &[u8] = b"1";
+
+/// What one chunk came to, by counter. `dead` is in the order of [`Reason::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub events: u64,
+    pub patches: u64,
+    pub snapshots: u64,
+    pub deltas: u64,
+    pub deletes: u64,
+    /// Applied events whose message equals the one last published.
+    pub unchanged: u64,
+    /// Applied events in which only ignored fields changed.
+    pub ignored: u64,
+    pub dropped_offset: u64,
+    pub dropped_id: u64,
+    pub dropped_sequence: u64,
+    /// DELETE of a key that has no live row.
+    pub delete_unknown: u64,
+    /// Messages made canonical by the kernel itself.
+    pub fallback_native: u64,
+    /// Messages made canonical by upb.
+    pub fallback_upb: u64,
+    /// Events published without a digest, because no canonical form was found.
+    pub non_canonical: u64,
+    /// Keys that reached [`STUCK_DROPS`] in this chunk.
+    pub stuck_keys: u64,
+    /// Bytes of the records' values, of the messages in them, and of the patches made.
+    pub value_bytes: u64,
+    pub message_bytes: u64,
+    pub patch_bytes: u64,
+    /// Rows changed or removed, and of these the tombstones whose retention ended.
+    pub rows: u64,
+    pub expired: u64,
+    /// Snapshot requests without a key, of a key that belongs to another partition, or with a damaged value.
+    pub requests_without_key: u64,
+    pub requests_foreign: u64,
+    pub requests_damaged: u64,
+    /// Keys whose sequences were reset on request.
+    pub sequence_resets: u64,
+    pub dead: [u64; Reason::ALL.len()],
+}
+
+impl Counts {
+    /// Every counter by its name; dead letters only where there are any.
+    pub fn entries(&self) -> impl Iterator<Item = (Cow<'static, str>, u64)> {
+        let plain = [
+            ("events", self.events),
+            ("patches", self.patches),
+            ("snapshots", self.snapshots),
+            ("deltas", self.deltas),
+            ("deletes", self.deletes),
+            ("unchanged", self.unchanged),
+            ("ignored", self.ignored),
+            ("dropped.offset", self.dropped_offset),
+            ("dropped.id", self.dropped_id),
+            ("dropped.sequence", self.dropped_sequence),
+            ("delete-unknown", self.delete_unknown),
+            ("fallback.native", self.fallback_native),
+            ("fallback.upb", self.fallback_upb),
+            ("non-canonical", self.non_canonical),
+            ("stuck-keys", self.stuck_keys),
+            ("value_bytes", self.value_bytes),
+            ("message_bytes", self.message_bytes),
+            ("patch_bytes", self.patch_bytes),
+            ("rows", self.rows),
+            ("expired", self.expired),
+            ("requests.without-key", self.requests_without_key),
+            ("requests.foreign", self.requests_foreign),
+            ("requests.damaged", self.requests_damaged),
+            ("sequence-resets", self.sequence_resets),
+        ];
+        let dead = Reason::ALL.into_iter().zip(self.dead).filter(|(_, count)| *count > 0);
+        let dead = dead.map(|(reason, count)| (Cow::Owned(format!("dead.{}", reason.code())), count));
+        plain.into_iter().map(|(name, count)| (Cow::Borrowed(name), count)).chain(dead)
+    }
+}
+
+/// What one call produced.
+#[derive(Default)]
+pub struct Step {
+    /// Key: the entity key. Value: one Patch. Headers `traceparent`, `correlation-id` and `resync-for` where they apply.
+    pub patches: Records,
+    /// Original key, value and headers, and the `dlq-` family.
+    pub dead_letters: Records,
+    /// Serial of the layer that holds the rows; 0 where the call was stopped.
+    pub mark: u64,
+    pub counts: Counts,
+    /// XXH3-64 of keys that dropped [`STUCK_DROPS`] events in a row.
+    pub stuck: Vec<u64>,
+    /// Why the worker must stop: nothing of the chunk was applied.
+    pub fatal: Option<String>,
+}
+
+/// A fault of the caller, of the store or of the canonicaliser, never of a record. Nothing of the call was applied.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure(pub String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<RowError> for Failure {
+    fn from(error: RowError) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+impl From<RecordsError> for Failure {
+    fn from(error: RecordsError) -> Failure {
+        Failure(error.to_string())
+    }
+}
+
+/// Why one record ends early.
+enum Stop {
+    Refused(Refusal),
+    Fatal(String),
+    Failed(Failure),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Stop::Refused(refusal)
+    }
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(error: E) -> Stop {
+        Stop::Failed(error.into())
+    }
+}
+
+/// Buffers that live as long as the table, so that an event costs no allocation.
+#[derive(Default)]
+struct Buffers {
+    row: Vec<u8>,
+    patch: Vec<u8>,
+    delta: Delta,
+    identity: Vec<u8>,
+    event_id: String,
+}
+
+/// The keyed state of one source partition and the rules of its job.
+pub struct SyncTable {
+    job: Arc<Job>,
+    partition: u32,
+    table: Table,
+    buffers: Buffers,
+    /// What an event borrows from, beside its record: its decompressed value and its key as text.
+    scratch: Scratch,
+    key: Vec<u8>,
+    /// Clock of the last call, for [`SyncTable::missing`].
+    now_ms: u64,
+}
+
+impl SyncTable {
+    pub fn new(job: Arc<Job>, partition: u32, resident: bool) -> SyncTable {
+        SyncTable {
+            job,
+            partition,
+            table: Table::new(resident),
+            buffers: Buffers::default(),
+            scratch: Scratch::default(),
+            key: Vec::new(),
+            now_ms: 0,
+        }
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+    pub fn table_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// Applies a chunk: its rows are in the layer of `mark`, its outputs in the step.
+    pub fn process(&mut self, records: &Records, now_ms: u64) -> Result<Step, Failure> {
+        self.call(records.nbytes() + 160 * records.len(), now_ms, |call, scratch, key| {
+            let until_ms = now_ms.checked_sub(call.job.tombstone_retention_ms);
+            call.step.counts.expired = until_ms.map_or(0, |until_ms| call.table.expire(until_ms, EXPIRE_MAX)) as u64;
+            call.step.patches = Records::with_capacity(records.len(), records.nbytes() / 2);
+            for record in records.iter() {
+                call.step.counts.events += 1;
+                call.step.counts.value_bytes += record.value().map_or(0, <[u8]>::len) as u64;
+                match call.event(&record, scratch, key) {
+                    Err(Stop::Refused(refusal)) => call.dead_letter(&record, &refusal)?,
+                    other => other?,
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Answers a chunk of `{source}.resync`: the row of each key, again, for who asked. Changes no state but the
+    /// sequences of keys whose request has the header `reset-sequence`.
+    pub fn snapshots(&mut self, requests: &Records, now_ms: u64) -> Result<Step, Failure> {
+        self.call(0, now_ms, |call, _, _| {
+            let mut answered = HashSet::new();
+            for request in requests.iter() {
+                call.request(&request, &mut answered)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn call(
+        &mut self,
+        bytes: usize,
+        now_ms: u64,
+        work: impl FnOnce(&mut Call<'_>, &mut Scratch, &mut Vec<u8>) -> Result<(), Stop>,
+    ) -> Result<Step, Failure> {
+        self.now_ms = now_ms;
+        let mark = self.table.begin(bytes);
+        let mut call = Call {
+            job: &self.job,
+            partition: self.partition,
+            table: &mut self.table,
+            buffers: &mut self.buffers,
+            now_ms,
+            step: Step { mark, ..Step::default() },
+        };
+        let done = work(&mut call, &mut self.scratch, &mut self.key);
+        let mut step = call.step;
+        match done {
+            Ok(()) => {
+                step.counts.rows = self.table.changed() as u64;
+                self.keep_schema_record();
+                Ok(step)
+            }
+            Err(stop) => {
+                self.table.revert();
+                match stop {
+                    Stop::Fatal(text) => Ok(Step { fatal: Some(text), ..Step::default() }),
+                    Stop::Failed(failure) => Err(failure),
+                    Stop::Refused(refusal) => Err(Failure(refusal.to_string())),
+                }
+            }
+        }
+    }
+
+    /// The rows of a mark are readable only beside the field table they were written under.
+    fn keep_schema_record(&mut self) {
+        if self.table.changed() == 0 {
+            return;
+        }
+        let place = self.table.find(SCHEMA_KEY);
+        let held = place.slot.and_then(|slot| self.table.newest(slot));
+        if held != Some(&self.job.schema_record) {
+            self.table.write(place, SCHEMA_KEY, Some(&self.job.schema_record));
+        }
+    }
+
+    /// Keys that a store must be asked for before `process` (or, `requests`, before `snapshots`) of these records; forgets
+    /// what the store holds first. Call it only when every chunk prepared before has been processed.
+    pub fn missing(&mut self, records: &Records, requests: bool) -> Vec<Vec<u8>> {
+        self.table.evict();
+        let mut listed: HashSet<Vec<u8>> = HashSet::new();
+        let mut missing = Vec::new();
+        let mut note = |table: &Table, key: &[u8]| {
+            if table.find(key).slot.is_none() && !listed.contains(key) {
+                listed.insert(key.to_vec());
+                missing.push(key.to_vec());
+            }
+        };
+        let until_ms = self.now_ms.saturating_sub(self.job.tombstone_retention_ms);
+        for key in self.table.due(until_ms, EXPIRE_MAX) {
+            note(&self.table, key);
+        }
+        for record in records.iter() {
+            if requests {
+                record.key().into_iter().for_each(|key| note(&self.table, key));
+                continue;
+            }
+            let event = envelope::recognise(&self.job.recognition, &record, &mut self.scratch);
+            let key = event.and_then(|event| self.job.key_of(&record, &event, &mut self.key));
+            if let Ok(key) = key {
+                note(&self.table, key);
+            }
+        }
+        missing
+    }
+
+    /// Rows the store holds for keys that [`SyncTable::missing`] listed; None: it holds none.
+    pub fn load<'a>(&mut self, rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<(), Failure> {
+        for (key, row) in rows {
+            self.table.load(key, row)?;
+        }
+        Ok(())
+    }
+
+    /// A batch of changelog records, straight into the committed rows. A table that is not resident must have been given
+    /// the store's rows of these keys ([`SyncTable::missing`] with `requests`), and returns what changed at the next commit.
+    pub fn restore(&mut self, changelog: &Records) -> Result<(), Failure> {
+        for record in changelog.iter() {
+            let Some(key) = record.key() else { continue };
+            self.table.restore(key, record.value())?;
+        }
+        Ok(())
+    }
+}
+
+/// An event, and all that decides about it.
+struct Arrival<'a> {
+    event: Event<'a>,
+    key: &'a [u8],
+    /// The record's own offset, or that of the dead letter it replays.
+    offset: i64,
+    /// Hash of source and id, where the event has an id.
+    id: Option<u64>,
+    /// Whose sequence it carries, and which.
+    sequence: Option<(u64, u64)>,
+}
+
+impl Arrival<'_> {
+    /// Why the event adds nothing to a row.
+    fn repeats(&self, held: &Header) -> Option<Dropped> {
+        if self.offset <= held.offset {
+            return Some(Dropped::Offset);
+        }
+        if self.id.is_some_and(|id| held.knows_id(id)) {
+            return Some(Dropped::Id);
+        }
+        let (source, sequence) = self.sequence?;
+        held.last_sequence(source).is_some_and(|last| sequence <= last).then_some(Dropped::Sequence)
+    }
+
+    fn time_us(&self) -> i64 {
+        self.event.time.map_or(TIME_UNKNOWN, |(seconds, nanos)| seconds * 1_000_000 + i64::from(nanos) / 1_000)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Dropped {
+    Offset,
+    Id,
+    Sequence,
+}
+
+/// What a key has now, its message as canonical as it gets under the job's own descriptor.
+struct Held<'a> {
+    header: Header,
+    message: Cow<'a, [u8]>,
+}
+
+/// What a message does to a live row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Unchanged,
+    Ignored,
+    Delta,
+    Snapshot,
+}
+
+impl From<Change> for Verdict {
+    fn from(change: Change) -> Verdict {
+        match change {
+            Change::None => Verdict::Unchanged,
+            Change::Ignored => Verdict::Ignored,
+            Change::Delta => Verdict::Delta,
+            Change::Snapshot => Verdict::Snapshot,
+        }
+    }
+}
+
+/// A patch about to be written. The paths and data of a DELTA are in the buffers.
+struct Publication<'a> {
+    kind: patch::Kind,
+    epoch: u64,
+    revision: u64,
+    base_revision: u64,
+    digest: u64,
+    data: Cow<'a, [u8]>,
+}
+
+/// One call in work.
+struct Call<'t> {
+    job: &'t Job,
+    partition: u32,
+    table: &'t mut Table,
+    buffers: &'t mut Buffers,
+    now_ms: u64,
+    step: Step,
+}
+
+impl Call<'_> {
+    /// Applies one record.
+    fn event(&mut self, record: &Record<'_>, scratch: &mut Scratch, key: &mut Vec<u8>) -> Result<(), Stop> {
+        let job = self.job;
+        let event = envelope::recognise(&job.recognition, record, scratch)?;
+        let key = job.key_of(record, &event, key)?;
+        let arrival = self.arrival(record, event, key)?;
+        let place = self.place(key, record.offset())?;
+        let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
+        if let Some(dropped) = held.as_ref().and_then(|row| arrival.repeats(&row.header)) {
+            self.drop_event(place, key, dropped);
+            return Ok(());
+        }
+        let (counts, buffers) = (&mut self.step.counts, &mut *self.buffers);
+        let published = if event.is_delete {
+            let Some(deletion) = delete(job, held.as_ref(), &arrival, self.now_ms, &mut buffers.row) else {
+                counts.delete_unknown += 1;
+                return Ok(());
+            };
+            self.table.queue_tombstone(self.now_ms, key);
+            Some(deletion)
+        } else {
+            counts.message_bytes += event.data.len() as u64;
+            let over = |row: &Row<'_>| self.now_ms.saturating_sub(row.deleted_at_ms) >= job.tombstone_retention_ms;
+            let gone = held.as_ref().filter(|row| row.header.is_tombstone() && over(row));
+            // Above every epoch this key may have had before its row went.
+            let floor = self.table.epoch_floor().max(gone.map_or(0, |row| row.header.epoch));
+            let fresh = Header::new(self.now_ms.max(floor.saturating_add(1)), job.fingerprint);
+            let held = if gone.is_some() { None } else { held };
+            update(job, held, fresh, &arrival, buffers, counts)?
+        };
+        self.table.write(place, key, Some(&self.buffers.row));
+        match published {
+            Some(publication) => self.publish(record.timestamp_ms(), &arrival, &publication),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything about an event but the row it meets. Fatal where it lies in another partition than its key does.
+    fn arrival<'a>(&mut self, record: &Record<'a>, event: Event<'a>, key: &'a [u8]) -> Result<Arrival<'a>, Stop> {
+        let job = self.job;
+        let sequence = job.sequence_of(&event)?;
+        if job.partitions > 0 {
+            let wanted = murmur2_partition(key, job.partitions);
+            if wanted != self.partition {
+                return Err(Stop::Fatal(format!(
+                    "topic {} partition {} offset {}: the entity key (key = {:?}) belongs to partition {wanted} of {}; \
+                     set partitioning = \"repartition\", or let the producers partition by this key with murmur2",
+                    job.source,
+                    self.partition,
+                    record.offset(),
+                    job.key_text,
+                    job.partitions
+                )));
+            }
+        }
+        let id = (!event.id.is_empty()).then(|| {
+            let identity = &mut self.buffers.identity;
+            identity.clear();
+            identity.extend_from_slice(event.source.as_bytes());
+            identity.push(0);
+            identity.extend_from_slice(event.id.as_bytes());
+            digest(identity)
+        });
+        let offset = self.origin_offset(record).unwrap_or(record.offset());
+        Ok(Arrival { event, key, offset, id, sequence })
+    }
+
+    /// Offset at which a replayed dead letter first was in this very partition.
+    fn origin_offset(&self, record: &Record<'_>) -> Option<i64> {
+        let origin = envelope::origin(record)?;
+        let own = origin.topic == self.job.source.as_bytes() && origin.partition == i64::from(self.partition);
+        (own && origin.offset < record.offset()).then_some(origin.offset)
+    }
+
+    /// The place of a key, which a table that is not resident must have been given.
+    fn place(&self, key: &[u8], offset: i64) -> Result<Place, Failure> {
+        let place = self.table.find(key);
+        if place.slot.is_none() && !self.table.is_resident() {
+            return Err(Failure(format!(
+                "topic {} partition {} offset {offset}: the row of its key was not loaded; \
+                 ask for missing() and load() it before the call",
+                self.job.source, self.partition
+            )));
+        }
+        Ok(place)
+    }
+
+    fn drop_event(&mut self, place: Place, key: &[u8], dropped: Dropped) {
+        let counts = &mut self.step.counts;
+        match dropped {
+            // A rewind is expected; only an id or a sequence that never moves on says that something is wrong.
+            Dropped::Offset => {
+                counts.dropped_offset += 1;
+                return;
+            }
+            Dropped::Id => counts.dropped_id += 1,
+            Dropped::Sequence => counts.dropped_sequence += 1,
+        }
+        if place.slot.is_some_and(|slot| self.table.count_drop(slot) == STUCK_DROPS) {
+            counts.stuck_keys += 1;
+            self.step.stuck.push(digest(key));
+        }
+    }
+
+    /// Appends the patch of an event.
+    fn publish(&mut self, timestamp_ms: i64, arrival: &Arrival<'_>, publication: &Publication<'_>) -> Result<(), Stop> {
+        let event = &arrival.event;
+        let mut head = PatchHead {
+            key: arrival.key,
+            event_id: event.id,
+            event_source: event.source,
+            event_time: event.time,
+            traceparent: event.traceparent,
+            sequence: arrival.sequence.map_or(0, |(_, sequence)| sequence),
+            ..PatchHead::default()
+        };
+        let event_id = &mut self.buffers.event_id;
+        if event.id.is_empty() {
+            // Without an id of its own an event is known by topic, partition and offset.
+            event_id.clear();
+            write!(event_id, "{}/{}", self.partition, arrival.offset).map_err(|error| Failure(error.to_string()))?;
+            (head.event_id, head.event_source) = (event_id, &self.job.source);
+        }
+        let event_ms = |(seconds, nanos): (i64, i32)| seconds * 1_000 + i64::from(nanos) / 1_000_000;
+        // Record timestamps before 1970 do not exist.
+        let timestamp_ms = event.time.map(event_ms).filter(|at| *at >= 0).unwrap_or(timestamp_ms);
+        append(
+            &mut self.step,
+            self.job,
+            head,
+            publication,
+            &self.buffers.delta,
+            &mut self.buffers.patch,
+            timestamp_ms,
+        )?;
+        let patches = &mut self.step.patches;
+        if !event.traceparent.is_empty() {
+            patches.push_header(b"traceparent", Some(event.traceparent.as_bytes()))?;
+        }
+        if let Some(correlation) = event.correlation {
+            patches.push_header(b"correlation-id", Some(correlation))?;
+        }
+        Ok(())
+    }
+
+    /// Answers one snapshot request; `answered` holds what this chunk has answered already.
+    fn request(&mut self, request: &Record<'_>, answered: &mut HashSet<(Vec<u8>, Vec<u8>)>) -> Result<(), Stop> {
+        let job = self.job;
+        let counts = &mut self.step.counts;
+        let Some(key) = request.key().filter(|key| !key.is_empty()) else {
+            counts.requests_without_key += 1;
+            return Ok(());
+        };
+        if job.partitions > 0 && murmur2_partition(key, job.partitions) != self.partition {
+            counts.requests_foreign += 1;
+            return Ok(());
+        }
+        let requester = requester(request.value().unwrap_or_default()).unwrap_or_else(|| {
+            counts.requests_damaged += 1;
+            ""
+        });
+        if !answered.insert((key.to_vec(), requester.as_bytes().to_vec())) {
+            return Ok(());
+        }
+        let place = self.place(key, request.offset())?;
+        let counts = &mut self.step.counts;
+        let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
+        let reset = held.filter(|_| request.headers().any(|(name, _)| name == b"reset-sequence"));
+        let mut publication = Publication {
+            kind: patch::Kind::Delete,
+            epoch: 0,
+            revision: 1,
+            base_revision: 0,
+            digest: 0,
+            data: Cow::Borrowed(&[]),
+        };
+        let mut event_time = None;
+        let is_unknown = held.is_none();
+        match held {
+            Some(row) => {
+                (publication.epoch, publication.revision) = (row.header.epoch, row.header.revision);
+                event_time = time_from_us(row.header.event_time_us);
+                if !row.header.is_tombstone() {
+                    let held = current(job, row, counts)?;
+                    publication.kind = patch::Kind::Snapshot;
+                    publication.digest = digest_of(&held.message, held.header.is_canonical());
+                    publication.data = Cow::Owned(held.message.into_owned());
+                }
+            }
+            // Asked of every partition: only the one that has the key may answer.
+            None if request.headers().any(|(name, _)| name == b"resync-all") => return Ok(()),
+            None => {
+                publication.epoch = self.now_ms.max(self.table.epoch_floor().saturating_add(1));
+            }
+        }
+        if let Some(Row { mut header, message, deleted_at_ms }) = reset {
+            header.forget_sequences();
+            match header.is_tombstone() {
+                true => header.write_tombstone(deleted_at_ms, &mut self.buffers.row),
+                false => header.write_live(message, &mut self.buffers.row),
+            }
+            counts.sequence_resets += 1;
+            self.table.write(place, key, Some(&self.buffers.row));
+        }
+        if is_unknown {
+            // An event that creates the key later must be above this answer.
+            self.table.raise_epoch_floor(publication.epoch);
+        }
+        let head = PatchHead { key, event_time, ..PatchHead::default() };
+        append(
+            &mut self.step,
+            job,
+            head,
+            &publication,
+            &self.buffers.delta,
+            &mut self.buffers.patch,
+            request.timestamp_ms(),
+        )?;
+        self.step.patches.push_header(b"resync-for", Some(requester.as_bytes()))?;
+        Ok(())
+    }
+
+    /// Appends a dead letter: the record as it came, and the `dlq-` family, which replaces an earlier one.
+    fn dead_letter(&mut self, record: &Record<'_>, refusal: &Refusal) -> Result<(), Failure> {
+        let job = self.job;
+        self.step.counts.dead[refusal.reason as usize] += 1;
+        let origin = self.origin_offset(record);
+        let letters = &mut self.step.dead_letters;
+        let value = record.value().filter(|_| !job.sealed);
+        letters.push(record.key(), value, record.timestamp_ms(), record.offset())?;
+        for (name, value) in record.headers() {
+            let kept = matches!(name, b"dlq-replay" | b"dlq-replay-count");
+            if kept || !name.starts_with(b"dlq-") {
+                letters.push_header(name, value)?;
+            }
+        }
+        let first_ms = origin.and_then(|_| record.header(b"dlq-origin-timestamp"));
+        let own_ms = record.timestamp_ms().to_string();
+        let mut header = |name: &str, value: &[u8]| letters.push_header(name.as_bytes(), Some(value));
+        header("dlq-origin-topic", job.source.as_bytes())?;
+        header("dlq-origin-partition", self.partition.to_string().as_bytes())?;
+        header("dlq-origin-offset", origin.unwrap_or(record.offset()).to_string().as_bytes())?;
+        header("dlq-origin-timestamp", first_ms.unwrap_or(own_ms.as_bytes()))?;
+        header("dlq-reason", refusal.reason.code().as_bytes())?;
+        header("dlq-error", cut(&refusal.text, ERROR_BYTES_MAX).as_bytes())?;
+        header("dlq-format", DEAD_LETTER_FORMAT)?;
+        if let (true, Some(value)) = (job.sealed, record.value()) {
+            header("dlq-length", value.len().to_string().as_bytes())?;
+            header("dlq-xxh3", format!("{:016x}", digest(value)).as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the tombstone of a live row to `row`; None: there is no live row, and so nothing to delete.
+fn delete(
+    job: &Job,
+    held: Option<&Row<'_>>,
+    arrival: &Arrival<'_>,
+    now_ms: u64,
+    row: &mut Vec<u8>,
+) -> Option<Publication<'static>> {
+    let mut header = held.filter(|row| !row.header.is_tombstone())?.header;
+    let base_revision = header.revision;
+    // A source that starts anew says so with a DELETE: only the DELETE's own sequence stays.
+    header.forget_sequences();
+    note(&mut header, arrival);
+    header.revision += 1;
+    header.schema = job.fingerprint;
+    header.event_time_us = arrival.time_us();
+    header.write_tombstone(now_ms, row);
+    Some(Publication {
+        kind: patch::Kind::Delete,
+        epoch: header.epoch,
+        revision: header.revision,
+        base_revision,
+        digest: 0,
+        data: Cow::Borrowed(&[]),
+    })
+}
+
+/// Writes the row that follows a message to the buffers; None: it gives no patch. `fresh` starts a key without a row.
+fn update<'a>(
+    job: &Job,
+    held: Option<Row<'_>>,
+    fresh: Header,
+    arrival: &Arrival<'a>,
+    buffers: &mut Buffers,
+    counts: &mut Counts,
+) -> Result<Option<Publication<'a>>, Stop> {
+    let mut header = held.as_ref().map_or(fresh, |row| row.header);
+    let live = held.filter(|row| !row.header.is_tombstone()).map(|row| current(job, row, counts)).transpose()?;
+    let (verdict, message, is_canonical) = compare(job, live.as_ref(), arrival.event.data, &mut buffers.delta, counts)?;
+    if let (Some(live), Verdict::Unchanged | Verdict::Ignored) = (&live, verdict) {
+        *(if verdict == Verdict::Ignored { &mut counts.ignored } else { &mut counts.unchanged }) += 1;
+        header = live.header;
+        note(&mut header, arrival);
+        header.write_live(&live.message, &mut buffers.row);
+        return Ok(None);
+    }
+    note(&mut header, arrival);
+    let as_delta = verdict == Verdict::Delta && delta_is_smaller(&buffers.delta, header.revision, &message);
+    let (kind, base_revision) =
+        if as_delta { (patch::Kind::Delta, header.revision) } else { (patch::Kind::Snapshot, 0) };
+    counts.non_canonical += u64::from(!is_canonical);
+    header.revision += 1;
+    header.schema = job.fingerprint;
+    header.event_time_us = arrival.time_us();
+    header.set_canonical(is_canonical);
+    header.set_snapshot_next(false);
+    header.write_live(&message, &mut buffers.row);
+    Ok(Some(Publication {
+        kind,
+        epoch: header.epoch,
+        revision: header.revision,
+        base_revision,
+        digest: digest_of(&message, is_canonical),
+        data: message,
+    }))
+}
+
+/// Remembers where an event came from.
+fn note(header: &mut Header, arrival: &Arrival<'_>) {
+    header.offset = arrival.offset;
+    if let Some(id) = arrival.id {
+        header.note_id(id);
+    }
+    if let Some((source, sequence)) = arrival.sequence {
+        header.note_sequence(source, sequence);
+    }
+}
+
+/// A live row under the job's own descriptor. One that another descriptor wrote is made canonical anew, and its next
+/// patch is a SNAPSHOT.
+fn current<'a>(job: &Job, row: Row<'a>, counts: &mut Counts) -> Result<Held<'a>, Failure> {
+    let mut held = Held { header: row.header, message: Cow::Borrowed(row.message) };
+    if row.header.schema == job.fingerprint {
+        return Ok(held);
+    }
+    let canonical = job.canonical(row.message).map_err(Failure)?;
+    held.header.schema = job.fingerprint;
+    held.header.set_snapshot_next(true);
+    held.header.set_canonical(canonical.as_ref().is_some_and(|canonical| canonical.is_canonical));
+    if let Some(canonical) = canonical {
+        count_fallback(canonical.by, counts);
+        held.message = canonical.bytes;
+    }
+    Ok(held)
+}
+
+/// What a message changes in a live row (None: there is none), the bytes to store, and whether they are canonical.
+fn compare<'a>(
+    job: &Job,
+    live: Option<&Held<'_>>,
+    data: &'a [u8],
+    delta: &mut Delta,
+    counts: &mut Counts,
+) -> Result<(Verdict, Cow<'a, [u8]>, bool), Stop> {
+    let base = live.filter(|live| live.header.is_canonical());
+    let found = match base.map(|base| job.schema.diff(&base.message, data, delta)) {
+        Some(Ok(change)) => return Ok((with_snapshot(change.into(), live), Cow::Borrowed(data), true)),
+        Some(Err(_)) => job.recanonicalise(data),
+        None => job.canonical(data),
+    };
+    let Some(found) = found.map_err(Failure)? else { return Err(job.rejection(data).into()) };
+    count_fallback(found.by, counts);
+    let verdict = match (live, base) {
+        (Some(live), None) if live.message == found.bytes => Verdict::Unchanged,
+        (_, Some(base)) if found.is_canonical => {
+            job.schema.diff(&base.message, &found.bytes, delta).map_or(Verdict::Snapshot, Verdict::from)
+        }
+        _ => Verdict::Snapshot,
+    };
+    Ok((with_snapshot(verdict, live), found.bytes, found.is_canonical))
+}
+
+fn with_snapshot(verdict: Verdict, live: Option<&Held<'_>>) -> Verdict {
+    let snapshot_next = live.is_some_and(|live| live.header.is_snapshot_next());
+    if verdict == Verdict::Delta && snapshot_next {
+        Verdict::Snapshot
+    } else {
+        verdict
+    }
+}
+
+fn count_fallback(by: Canonicalised, counts: &mut Counts) {
+    match by {
+        Canonicalised::Already => {}
+        Canonicalised::Native => counts.fallback_native += 1,
+        Canonicalised::Upb => counts.fallback_upb += 1,
+    }
+}
+
+fn digest_of(message: &[u8], is_canonical: bool) -> u64 {
+    if is_canonical {
+        canonical::digest(message)
+    } else {
+        0
+    }
+}
+
+/// Whether a DELTA takes no more bytes than the SNAPSHOT that could stand in its place.
+fn delta_is_smaller(delta: &Delta, base_revision: u64, message: &[u8]) -> bool {
+    let delta = field_bytes(delta.mask.len()) + field_bytes(delta.data.len()) + 1 + varint_bytes(base_revision);
+    delta <= field_bytes(SNAPSHOT_MASK.len()) + field_bytes(message.len())
+}
+
+/// Bytes of a length-delimited field below number 16; an empty one is left out.
+fn field_bytes(length: usize) -> usize {
+    if length == 0 {
+        0
+    } else {
+        1 + varint_bytes(length as u64) + length
+    }
+}
+
+fn varint_bytes(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+/// Seconds and nanoseconds of a row's event time.
+fn time_from_us(at: i64) -> Option<(i64, i32)> {
+    (at != TIME_UNKNOWN).then(|| (at.div_euclid(1_000_000), at.rem_euclid(1_000_000) as i32 * 1_000))
+}
+
+/// The longest prefix of at most `bytes` bytes that ends between characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// `requester` of a streams.v1.Resync; None: the value is damaged.
+fn requester(value: &[u8]) -> Option<&str> {
+    let mut found = "";
+    for field in wire::records(value) {
+        let field = field.ok()?;
+        if (field.number, field.wire_type) == (1, wire::LEN) {
+            found = std::str::from_utf8(field.value).ok()?;
+        }
+    }
+    Some(found)
+}
+
+/// Appends one patch to a step and counts it.
+fn append(
+    step: &mut Step,
+    job: &Job,
+    head: PatchHead<'_>,
+    publication: &Publication<'_>,
+    delta: &Delta,
+    buffer: &mut Vec<u8>,
+    timestamp_ms: i64,
+) -> Result<(), Failure> {
+    let counts = &mut step.counts;
+    let (mask, data): (&[u8], &[u8]) = match publication.kind {
+        patch::Kind::Delta => (&delta.mask, &delta.data),
+        _ => (&[], &publication.data),
+    };
+    *(match publication.kind {
+        patch::Kind::Delta => &mut counts.deltas,
+        patch::Kind::Delete => &mut counts.deletes,
+        _ => &mut counts.snapshots,
+    }) += 1;
+    let head = PatchHead {
+        kind: publication.kind,
+        type_name: &job.recognition.type_name,
+        epoch: publication.epoch,
+        revision: publication.revision,
+        base_revision: publication.base_revision,
+        digest: publication.digest,
+        schema: job.fingerprint,
+        ..head
+    };
+    buffer.clear();
+    patch::encode(&head, mask, data, buffer);
+    step.patches.push(Some(head.key), Some(buffer), timestamp_ms, -1)?;
+    counts.patches += 1;
+    counts.patch_bytes += buffer.len() as u64;
+    Ok(())
+}

@@ -1,0 +1,504 @@
+//! The keyed state of one source partition: committed rows, and in front of them one layer per uncommitted call.
+//!
+//! Every `process` or `snapshots` call opens a layer under its own mark, a serial that only grows. A key's slot points at
+//! the newest version; a layer holds the versions written under its mark, one per key, in one arena. [`Table::commit`]
+//! folds layers oldest first, [`Table::drop_pending`] throws all of them away: both touch what changed and nothing else.
+//!
+//! Key and committed row of a slot share one exact allocation: a million keys of 330-byte messages take about 560 MB, and
+//! comparing a key brings the row's header into the cache.
+//!
+//! A table that is not resident (a store holds the rows) keeps only the keys of the chunks in work: [`Table::evict`],
+//! then [`Table::load`] whatever a chunk needs, then the call itself. A key that was not loaded is an error, never
+//! "absent". Rows that [`Table::commit`] returned stay until the *next* commit, so that a store may write them while the
+//! next chunk is prepared.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use hashbrown::HashTable;
+
+use crate::digest;
+use crate::records::{Records, RecordsError};
+use crate::row::{order, Row, RowError, SCHEMA_KEY};
+
+/// Arenas of folded layers kept for the next ones: one per layer of two open transactions is more than is ever idle.
+const SPARE_MAX: usize = 4;
+
+/// Where an uncommitted version lies: mark 0 is no version.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Version {
+    mark: u64,
+    index: u32,
+}
+
+impl Version {
+    const NONE: Version = Version { mark: 0, index: 0 };
+}
+
+struct Slot {
+    /// The key, then the committed row; a row is never empty.
+    data: Box<[u8]>,
+    key_len: u32,
+    /// The commit that folded this slot last; 0: never. Only used where the table is not resident.
+    folded: u32,
+    pending: Version,
+    /// Events of this key dropped in a row.
+    drops: u16,
+}
+
+impl Slot {
+    fn key(&self) -> &[u8] {
+        &self.data[..self.key_len as usize]
+    }
+    fn row(&self) -> Option<&[u8]> {
+        let row = &self.data[self.key_len as usize..];
+        (!row.is_empty()).then_some(row)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Probe {
+    hash: u32,
+    slot: u32,
+}
+
+/// A version of one key under one mark. Length 0: the row is removed.
+struct Dirty {
+    slot: u32,
+    len: u32,
+    start: usize,
+    previous: Version,
+    /// Mark of the next version of this key; 0: this is the newest.
+    superseded_by: u64,
+}
+
+#[derive(Default)]
+struct Layer {
+    mark: u64,
+    bytes: Vec<u8>,
+    dirty: Vec<Dirty>,
+    /// Queue entries taken under this mark; they return when the layer is dropped.
+    due: Vec<(u64, Box<[u8]>)>,
+}
+
+impl Layer {
+    fn row(&self, index: u32) -> Option<&[u8]> {
+        let dirty = &self.dirty[index as usize];
+        (dirty.len > 0).then(|| &self.bytes[dirty.start..dirty.start + dirty.len as usize])
+    }
+}
+
+/// Result of a look-up: the slot if the key has one, and its hash so that inserting need not hash again.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    hash: u32,
+    pub slot: Option<u32>,
+}
+
+/// See the module's text.
+pub struct Table {
+    resident: bool,
+    index: HashTable<Probe>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    layers: VecDeque<Layer>,
+    last_mark: u64,
+    spare: Vec<Vec<u8>>,
+    /// Deleted-at and key of tombstones, oldest first; an entry may be stale, and is judged when it is due.
+    tombstones: BTreeSet<(u64, Box<[u8]>)>,
+    /// Slots that restore changed and the next commit returns (not resident only).
+    restored: Vec<u32>,
+    commits: u32,
+    rows: usize,
+    bytes: usize,
+    epoch_floor: u64,
+}
+
+/// Spreads 32 kept bits of the key's hash over the 64 that the index wants, so that it grows without reading keys.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Table {
+    pub fn new(resident: bool) -> Table {
+        Table {
+            resident,
+            index: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            layers: VecDeque::new(),
+            last_mark: 0,
+            spare: Vec::new(),
+            tombstones: BTreeSet::new(),
+            restored: Vec::new(),
+            commits: 0,
+            rows: 0,
+            bytes: 0,
+            epoch_floor: 0,
+        }
+    }
+
+    pub fn is_resident(&self) -> bool {
+        self.resident
+    }
+    /// Number of committed rows, tombstones included.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+    /// Bytes of keys, rows, layers and the structures around them.
+    pub fn nbytes(&self) -> usize {
+        let layers: usize = self.layers.iter().map(|layer| layer.bytes.capacity()).sum();
+        let slots = self.slots.capacity() * size_of::<Slot>();
+        self.bytes + layers + slots + self.index.capacity() * (size_of::<Probe>() + 1)
+    }
+    /// Highest epoch of any row that went; a key that is created anew must be above it.
+    pub fn epoch_floor(&self) -> u64 {
+        self.epoch_floor
+    }
+    pub fn raise_epoch_floor(&mut self, epoch: u64) {
+        self.epoch_floor = self.epoch_floor.max(epoch);
+    }
+
+    // Looking up and writing ------------------------------------------------------------------------------------------
+
+    pub fn find(&self, key: &[u8]) -> Place {
+        let hash = digest(key) as u32;
+        let same = |probe: &Probe| probe.hash == hash && self.slots[probe.slot as usize].key() == key;
+        Place { hash, slot: self.index.find(spread(hash), same).map(|probe| probe.slot) }
+    }
+
+    /// The newest version of a slot, committed or not.
+    pub fn newest(&self, slot: u32) -> Option<&[u8]> {
+        let slot = &self.slots[slot as usize];
+        match self.layer_at(slot.pending.mark) {
+            Some(at) => self.layers[at].row(slot.pending.index),
+            None => slot.row(),
+        }
+    }
+
+    /// Counts one more dropped event of a key; how many it makes in a row.
+    pub fn count_drop(&mut self, slot: u32) -> u16 {
+        let drops = &mut self.slots[slot as usize].drops;
+        *drops = drops.saturating_add(1);
+        *drops
+    }
+
+    /// Opens a layer; `bytes` is a guess of what will be written.
+    pub fn begin(&mut self, bytes: usize) -> u64 {
+        self.last_mark += 1;
+        let mut arena = self.spare.pop().unwrap_or_default();
+        arena.reserve(bytes);
+        self.layers.push_back(Layer { mark: self.last_mark, bytes: arena, ..Layer::default() });
+        self.last_mark
+    }
+
+    /// Keys changed under the newest mark.
+    pub fn changed(&self) -> usize {
+        self.layers.back().map_or(0, |layer| layer.dirty.len())
+    }
+
+    /// Writes a version under the newest mark; None removes the row. Creates the slot where there is none.
+    pub fn write(&mut self, place: Place, key: &[u8], row: Option<&[u8]>) -> u32 {
+        let index = place.slot.unwrap_or_else(|| self.create(place.hash, key));
+        let pending = self.slots[index as usize].pending;
+        let before = self.layer_at(pending.mark);
+        let bytes = row.unwrap_or_default();
+        if row.is_some() {
+            self.slots[index as usize].drops = 0;
+        }
+        let Some(last) = self.layers.len().checked_sub(1) else { return index };
+        let layer = &mut self.layers[last];
+        if before == Some(last) {
+            let dirty = &mut layer.dirty[pending.index as usize];
+            if dirty.len as usize == bytes.len() {
+                layer.bytes[dirty.start..dirty.start + bytes.len()].copy_from_slice(bytes);
+                return index;
+            }
+            (dirty.start, dirty.len) = (layer.bytes.len(), bytes.len() as u32);
+            layer.bytes.extend_from_slice(bytes);
+            return index;
+        }
+        let version = Version { mark: layer.mark, index: layer.dirty.len() as u32 };
+        layer.dirty.push(Dirty {
+            slot: index,
+            len: bytes.len() as u32,
+            start: layer.bytes.len(),
+            previous: pending,
+            superseded_by: 0,
+        });
+        layer.bytes.extend_from_slice(bytes);
+        self.slots[index as usize].pending = version;
+        if let Some(before) = before {
+            self.layers[before].dirty[pending.index as usize].superseded_by = version.mark;
+        }
+        index
+    }
+
+    fn layer_at(&self, mark: u64) -> Option<usize> {
+        // Marks of the layers are consecutive; 0 is no mark.
+        let first = self.layers.front()?.mark;
+        mark.checked_sub(first).map(|at| at as usize)
+    }
+
+    fn create(&mut self, hash: u32, key: &[u8]) -> u32 {
+        let slot = Slot { data: key.into(), key_len: key.len() as u32, folded: 0, pending: Version::NONE, drops: 0 };
+        self.bytes += key.len();
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.slots[index as usize] = slot;
+                index
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.index.insert_unique(spread(hash), Probe { hash, slot: index }, |probe| spread(probe.hash));
+        index
+    }
+
+    fn remove(&mut self, index: u32) {
+        let data = std::mem::take(&mut self.slots[index as usize].data);
+        let key_len = std::mem::take(&mut self.slots[index as usize].key_len) as usize;
+        self.bytes -= data.len();
+        self.rows -= usize::from(data.len() > key_len);
+        let hash = digest(&data[..key_len]) as u32;
+        if let Ok(entry) = self.index.find_entry(spread(hash), |probe| probe.slot == index) {
+            entry.remove();
+        }
+        self.free.push(index);
+    }
+
+    fn set_committed(&mut self, index: u32, row: Option<&[u8]>) {
+        let slot = &mut self.slots[index as usize];
+        let row = row.unwrap_or_default();
+        let key_len = slot.key_len as usize;
+        let was = slot.data.len() - key_len;
+        if was == row.len() {
+            slot.data[key_len..].copy_from_slice(row);
+            return;
+        }
+        let mut data = Vec::with_capacity(key_len + row.len());
+        data.extend_from_slice(slot.key());
+        data.extend_from_slice(row);
+        slot.data = data.into_boxed_slice();
+        self.bytes = self.bytes + row.len() - was;
+        self.rows = self.rows + usize::from(!row.is_empty()) - usize::from(was > 0);
+    }
+
+    // Layers ----------------------------------------------------------------------------------------------------------
+
+    /// The last row per key of the marks in (after, upto], oldest mark first; value None: the row was removed.
+    pub fn changelog(&self, after: u64, upto: u64) -> Result<Records, RecordsError> {
+        let chosen = || self.layers.iter().filter(|layer| layer.mark > after && layer.mark <= upto);
+        let (rows, bytes) = chosen().fold((0, 0), |sum, layer| (sum.0 + layer.dirty.len(), sum.1 + layer.bytes.len()));
+        let mut out = Records::with_capacity(rows, bytes + 24 * rows);
+        for layer in chosen() {
+            for (index, dirty) in layer.dirty.iter().enumerate() {
+                if dirty.superseded_by == 0 || dirty.superseded_by > upto {
+                    let key = self.slots[dirty.slot as usize].key();
+                    out.push(Some(key), layer.row(index as u32), -1, -1)?;
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Folds all layers up to a mark. A table that is not resident gives the rows that the store must now write.
+    pub fn commit(&mut self, upto: u64) -> Result<Records, RecordsError> {
+        self.commits += 1;
+        let mut out = Records::new();
+        for index in std::mem::take(&mut self.restored) {
+            let slot = &self.slots[index as usize];
+            out.push(Some(slot.key()), slot.row(), -1, -1)?;
+        }
+        while self.layers.front().is_some_and(|layer| layer.mark <= upto) {
+            let Some(layer) = self.layers.pop_front() else { break };
+            for (index, dirty) in layer.dirty.iter().enumerate() {
+                let slot = &mut self.slots[dirty.slot as usize];
+                if slot.pending == (Version { mark: layer.mark, index: index as u32 }) {
+                    slot.pending = Version::NONE;
+                }
+                if dirty.superseded_by != 0 && dirty.superseded_by <= upto {
+                    continue;
+                }
+                slot.folded = self.commits;
+                let row = layer.row(index as u32);
+                let unused = row.is_none() && slot.pending == Version::NONE;
+                self.set_committed(dirty.slot, row);
+                if !self.resident {
+                    out.push(Some(self.slots[dirty.slot as usize].key()), row, -1, -1)?;
+                } else if unused {
+                    self.remove(dirty.slot);
+                }
+            }
+            self.keep_arena(layer.bytes);
+        }
+        Ok(out)
+    }
+
+    /// Drops every uncommitted version. Marks go on: one that was given out never names anything else.
+    pub fn drop_pending(&mut self) {
+        while !self.layers.is_empty() {
+            self.drop_newest();
+        }
+    }
+
+    /// Takes the newest [`Table::begin`] back, mark included: a call that failed leaves nothing behind.
+    pub fn revert(&mut self) {
+        self.drop_newest();
+        self.last_mark -= 1;
+    }
+
+    fn drop_newest(&mut self) {
+        let Some(layer) = self.layers.pop_back() else { return };
+        for dirty in &layer.dirty {
+            let before = self.layer_at(dirty.previous.mark);
+            if let Some(before) = before {
+                self.layers[before].dirty[dirty.previous.index as usize].superseded_by = 0;
+            }
+            let slot = &mut self.slots[dirty.slot as usize];
+            slot.pending = if before.is_some() { dirty.previous } else { Version::NONE };
+            if self.resident && before.is_none() && slot.row().is_none() {
+                self.remove(dirty.slot);
+            }
+        }
+        self.tombstones.extend(layer.due);
+        self.keep_arena(layer.bytes);
+    }
+
+    fn keep_arena(&mut self, mut arena: Vec<u8>) {
+        if self.spare.len() < SPARE_MAX {
+            arena.clear();
+            self.spare.push(arena);
+        }
+    }
+
+    // Tombstones ------------------------------------------------------------------------------------------------------
+
+    /// Remembers that a key has a tombstone, for [`Table::expire`].
+    pub fn queue_tombstone(&mut self, deleted_at_ms: u64, key: &[u8]) {
+        self.tombstones.insert((deleted_at_ms, key.into()));
+    }
+
+    /// Removes rows of tombstones made at or before `until_ms`, at most `count`, under the newest mark; how many.
+    pub fn expire(&mut self, until_ms: u64, count: usize) -> usize {
+        let mut removed = 0;
+        for _ in 0..count {
+            if self.tombstones.first().is_none_or(|(deleted_at_ms, _)| *deleted_at_ms > until_ms) {
+                break;
+            }
+            let Some((deleted_at_ms, key)) = self.tombstones.pop_first() else { break };
+            let place = self.find(&key);
+            if place.slot.is_none() && !self.resident {
+                self.tombstones.insert((deleted_at_ms, key));
+                break;
+            }
+            // The key may have come back since, or have been deleted once more.
+            let row = place.slot.and_then(|slot| self.newest(slot)).and_then(|row| Row::read(row).ok());
+            if let Some(row) = row.filter(|row| row.header.is_tombstone() && row.deleted_at_ms == deleted_at_ms) {
+                let epoch = row.header.epoch;
+                self.raise_epoch_floor(epoch);
+                self.write(place, &key, None);
+                removed += 1;
+            }
+            if let Some(layer) = self.layers.back_mut() {
+                layer.due.push((deleted_at_ms, key));
+            }
+        }
+        removed
+    }
+
+    /// Keys of at most `count` tombstones that are due, for a table that must load them first.
+    pub fn due(&self, until_ms: u64, count: usize) -> impl Iterator<Item = &[u8]> {
+        let due = self.tombstones.iter().take_while(move |(deleted_at_ms, _)| *deleted_at_ms <= until_ms);
+        due.take(count).map(|(_, key)| &**key)
+    }
+
+    // Rows from outside -----------------------------------------------------------------------------------------------
+
+    /// Forgets committed rows that a store holds (not resident only): all but those of the last commit.
+    pub fn evict(&mut self) {
+        if self.resident {
+            return;
+        }
+        for index in 0..self.slots.len() as u32 {
+            let slot = &self.slots[index as usize];
+            let idle = slot.pending == Version::NONE && (slot.folded == 0 || slot.folded < self.commits);
+            if slot.key_len > 0 && idle && slot.key() != SCHEMA_KEY {
+                self.remove(index);
+            }
+        }
+    }
+
+    /// Gives a row the store holds, or None: the store has none. A key that is here already keeps what it has.
+    pub fn load(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
+        check(key, row)?;
+        let place = self.find(key);
+        if place.slot.is_none() {
+            let index = self.create(place.hash, key);
+            self.set_committed(index, row);
+            self.queue_if_tombstone(key, row)?;
+        }
+        Ok(())
+    }
+
+    fn queue_if_tombstone(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
+        if let Some(row) = row.filter(|_| key != SCHEMA_KEY) {
+            let row = Row::read(row)?;
+            if row.header.is_tombstone() {
+                self.queue_tombstone(row.deleted_at_ms, key);
+            }
+        }
+        Ok(())
+    }
+
+    /// One changelog record: the highest (epoch, revision, offset) of a key wins, of equals the later; None removes.
+    pub fn restore(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
+        check(key, row)?;
+        let place = self.find(key);
+        let held = place.slot.and_then(|slot| self.slots[slot as usize].row());
+        let is_row = key != SCHEMA_KEY;
+        if let Some(held) = held.filter(|_| is_row) {
+            let held = order(held)?;
+            match row {
+                Some(row) if order(row)? < held => return Ok(()),
+                Some(_) => {}
+                None => self.raise_epoch_floor(held.0),
+            }
+        }
+        if row.is_none() && place.slot.is_none() {
+            return Ok(());
+        }
+        let index = place.slot.unwrap_or_else(|| self.create(place.hash, key));
+        self.set_committed(index, row);
+        self.queue_if_tombstone(key, row)?;
+        if !self.resident {
+            self.slots[index as usize].folded = self.commits + 1;
+            self.restored.push(index);
+        } else if row.is_none() && self.slots[index as usize].pending == Version::NONE {
+            self.remove(index);
+        }
+        Ok(())
+    }
+
+    /// Committed row of a key.
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.slots[self.find(key).slot? as usize].row()
+    }
+
+    /// Keys with a committed row; the schema record is none.
+    pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.slots.iter().filter(|slot| slot.row().is_some()).map(Slot::key).filter(|key| *key != SCHEMA_KEY)
+    }
+}
+
+fn check(key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
+    match row {
+        Some([]) => Err(RowError::Damaged { bytes: 0 }),
+        Some(row) if key != SCHEMA_KEY => order(row).map(|_| ()),
+        _ => Ok(()),
+    }
+}

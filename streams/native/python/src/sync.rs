@@ -1,5 +1,269 @@
-use pyo3::prelude::*;
+//! Differential sync: `Job`, `Table`, `Step`, `decode_row`. Every call leaves the GIL before it takes a table's lock.
+use std::sync::{Arc, Mutex, MutexGuard};
 
-pub fn register(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict};
+use streams_kernel::job::{Canonicaliser, Job, JobSpec};
+use streams_kernel::row::{Row, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
+use streams_kernel::sync::{Failure, Step, SyncTable};
+
+use crate::kernel::PySchema;
+use crate::records::PyRecords;
+
+/// What the callback raised, to be raised again where the call ends.
+type Raised = Arc<Mutex<Option<PyErr>>>;
+
+/// Calls Python, and so takes the GIL, only for messages that the kernel cannot make canonical itself.
+struct Callback {
+    callable: Py<PyAny>,
+    raised: Raised,
+}
+
+impl Canonicaliser for Callback {
+    fn canonicalise(&self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        let answer = Python::attach(|py| {
+            let answer = self.callable.call1(py, (PyBytes::new(py, message),))?;
+            answer.extract::<Option<PyBackedBytes>>(py).map_err(PyErr::from)
+        });
+        answer.map(|bytes| bytes.map(|bytes| bytes.to_vec())).map_err(|error| {
+            let text = "canonicalise raised".to_owned();
+            if let Ok(mut raised) = self.raised.lock() {
+                *raised = Some(error);
+            }
+            text
+        })
+    }
+}
+
+#[pyclass(name = "Job", module = "streams._native", frozen)]
+pub struct PyJob {
+    inner: Arc<Job>,
+    raised: Raised,
+}
+
+#[pymethods]
+impl PyJob {
+    #[new]
+    #[pyo3(signature = (schema, *, r#type, fingerprint, field_table, source, key, sequence, format, partitions,
+                        record_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed, canonicalise))]
+    #[allow(clippy::too_many_arguments)] // a job's settings, by name only
+    fn new(
+        schema: &PySchema,
+        r#type: String,
+        fingerprint: u64,
+        field_table: &[u8],
+        source: String,
+        key: String,
+        sequence: String,
+        format: String,
+        partitions: u32,
+        record_bytes_max: usize,
+        tombstone_retention_ms: u64,
+        schema_ids: Vec<u32>,
+        message_index: Vec<i32>,
+        sealed: bool,
+        canonicalise: Py<PyAny>,
+    ) -> PyResult<PyJob> {
+        let raised = Raised::default();
+        let spec = JobSpec {
+            schema: schema.inner.clone(),
+            type_name: r#type,
+            fingerprint,
+            field_table: field_table.to_vec(),
+            source,
+            key,
+            sequence,
+            format,
+            partitions,
+            record_bytes_max,
+            tombstone_retention_ms,
+            schema_ids,
+            message_index,
+            sealed,
+            canonicaliser: Box::new(Callback { callable: canonicalise, raised: raised.clone() }),
+        };
+        let job = Job::new(spec).map_err(PyValueError::new_err)?;
+        Ok(PyJob { inner: Arc::new(job), raised })
+    }
+}
+
+/// What one chunk produced.
+#[pyclass(name = "Step", module = "streams._native", frozen)]
+pub struct PyStep {
+    #[pyo3(get)]
+    patches: Py<PyRecords>,
+    #[pyo3(get)]
+    dead_letters: Py<PyRecords>,
+    #[pyo3(get)]
+    mark: u64,
+    #[pyo3(get)]
+    counts: Py<PyDict>,
+    #[pyo3(get)]
+    stuck: Vec<u64>,
+    #[pyo3(get)]
+    fatal: Option<String>,
+}
+
+impl PyStep {
+    fn new(py: Python<'_>, step: Step) -> PyResult<PyStep> {
+        let counts = PyDict::new(py);
+        for (name, count) in step.counts.entries() {
+            counts.set_item(name, count)?;
+        }
+        Ok(PyStep {
+            patches: Py::new(py, PyRecords::from(step.patches))?,
+            dead_letters: Py::new(py, PyRecords::from(step.dead_letters))?,
+            mark: step.mark,
+            counts: counts.unbind(),
+            stuck: step.stuck,
+            fatal: step.fatal,
+        })
+    }
+}
+
+fn invalid(error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+#[pyclass(name = "Table", module = "streams._native", frozen)]
+pub struct PyTable {
+    inner: Mutex<SyncTable>,
+    raised: Raised,
+}
+
+impl PyTable {
+    /// Runs `work` on the table without the GIL: a thread that waits for the lock must not keep the one that holds it from
+    /// calling Python.
+    fn detached<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut SyncTable) -> T + Send) -> PyResult<T> {
+        py.detach(|| self.lock().map(|mut table| work(&mut table)))
+    }
+
+    fn lock(&self) -> PyResult<MutexGuard<'_, SyncTable>> {
+        self.inner.lock().map_err(|_| PyRuntimeError::new_err("the table was left locked by a call that crashed"))
+    }
+
+    fn step(&self, py: Python<'_>, done: Result<Step, Failure>) -> PyResult<PyStep> {
+        match done {
+            Ok(step) => PyStep::new(py, step),
+            Err(failure) => {
+                let raised = self.raised.lock().ok().and_then(|mut raised| raised.take());
+                Err(raised.unwrap_or_else(|| PyRuntimeError::new_err(failure.0)))
+            }
+        }
+    }
+}
+
+#[pymethods]
+impl PyTable {
+    #[new]
+    #[pyo3(signature = (job, partition, *, resident=true))]
+    fn new(job: &PyJob, partition: u32, resident: bool) -> PyTable {
+        let table = SyncTable::new(job.inner.clone(), partition, resident);
+        PyTable { inner: Mutex::new(table), raised: job.raised.clone() }
+    }
+
+    fn process(&self, py: Python<'_>, records: PyRef<'_, PyRecords>, now_ms: u64) -> PyResult<PyStep> {
+        let records = &records.inner;
+        let done = self.detached(py, |table| table.process(records, now_ms))?;
+        self.step(py, done)
+    }
+
+    fn snapshots(&self, py: Python<'_>, requests: PyRef<'_, PyRecords>, now_ms: u64) -> PyResult<PyStep> {
+        let requests = &requests.inner;
+        let done = self.detached(py, |table| table.snapshots(requests, now_ms))?;
+        self.step(py, done)
+    }
+
+    fn changelog(&self, py: Python<'_>, after_mark: u64, upto_mark: u64) -> PyResult<PyRecords> {
+        let rows = self.detached(py, |table| table.table().changelog(after_mark, upto_mark))?;
+        Ok(rows.map_err(invalid)?.into())
+    }
+
+    fn commit(&self, py: Python<'_>, upto_mark: u64) -> PyResult<PyRecords> {
+        let rows = self.detached(py, |table| table.table_mut().commit(upto_mark))?;
+        Ok(rows.map_err(invalid)?.into())
+    }
+
+    fn drop_pending(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, |table| table.table_mut().drop_pending())
+    }
+
+    #[pyo3(signature = (records, *, requests=false))]
+    fn missing<'p>(
+        &self,
+        py: Python<'p>,
+        records: PyRef<'_, PyRecords>,
+        requests: bool,
+    ) -> PyResult<Vec<Bound<'p, PyBytes>>> {
+        let records = &records.inner;
+        let keys = self.detached(py, |table| table.missing(records, requests))?;
+        Ok(keys.iter().map(|key| PyBytes::new(py, key)).collect())
+    }
+
+    fn load(&self, py: Python<'_>, keys: Vec<PyBackedBytes>, rows: Vec<Option<PyBackedBytes>>) -> PyResult<()> {
+        if keys.len() != rows.len() {
+            return Err(invalid(format!("load: came {} keys and {} rows, wanted as many", keys.len(), rows.len())));
+        }
+        let rows = keys.iter().map(|key| &**key).zip(rows.iter().map(Option::as_deref));
+        self.detached(py, |table| table.load(rows))?.map_err(invalid)
+    }
+
+    fn restore(&self, py: Python<'_>, changelog: PyRef<'_, PyRecords>) -> PyResult<()> {
+        let changelog = &changelog.inner;
+        self.detached(py, |table| table.restore(changelog))?.map_err(invalid)
+    }
+
+    fn get<'p>(&self, py: Python<'p>, key: &[u8]) -> PyResult<Option<Bound<'p, PyBytes>>> {
+        let row = self.detached(py, |table| table.table().get(key).map(<[u8]>::to_vec))?;
+        Ok(row.map(|row| PyBytes::new(py, &row)))
+    }
+
+    fn keys<'p>(&self, py: Python<'p>) -> PyResult<Vec<Bound<'p, PyBytes>>> {
+        let keys: Vec<Vec<u8>> = self.detached(py, |table| table.table().keys().map(<[u8]>::to_vec).collect())?;
+        Ok(keys.iter().map(|key| PyBytes::new(py, key)).collect())
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.detached(py, |table| table.table().len())
+    }
+
+    #[getter]
+    fn nbytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.detached(py, |table| table.table().nbytes())
+    }
+}
+
+/// A row by the names of its parts; ValueError on damage or a newer format.
+#[pyfunction]
+fn decode_row<'p>(py: Python<'p>, row: &[u8]) -> PyResult<Bound<'p, PyDict>> {
+    let Row { header, message, deleted_at_ms } = Row::read(row).map_err(invalid)?;
+    let fields = PyDict::new(py);
+    fields.set_item("format", ROW_FORMAT)?;
+    fields.set_item("tombstone", header.is_tombstone())?;
+    fields.set_item("canonical", header.is_canonical())?;
+    fields.set_item("snapshot_next", header.is_snapshot_next())?;
+    fields.set_item("epoch", header.epoch)?;
+    fields.set_item("revision", header.revision)?;
+    fields.set_item("offset", header.offset)?;
+    fields.set_item("schema", header.schema)?;
+    fields.set_item("event_time_us", (header.event_time_us != TIME_UNKNOWN).then_some(header.event_time_us))?;
+    fields.set_item("deleted_at_ms", header.is_tombstone().then_some(deleted_at_ms))?;
+    let sequences = PyDict::new(py);
+    for (source, sequence) in header.sequences() {
+        sequences.set_item(source, sequence)?;
+    }
+    fields.set_item("sequences", sequences)?;
+    fields.set_item("ids", header.ids().to_vec())?;
+    fields.set_item("message", PyBytes::new(py, message))?;
+    Ok(fields)
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyJob>()?;
+    m.add_class::<PyStep>()?;
+    m.add_class::<PyTable>()?;
+    m.add("SCHEMA_KEY", PyBytes::new(m.py(), SCHEMA_KEY))?;
+    m.add_function(wrap_pyfunction!(decode_row, m)?)
 }
