@@ -6,17 +6,35 @@ import difflib
 import importlib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import cast
 
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from streams.errors import SchemaError
-from streams.kernel.schema import require_upb
 
 _PROTOC = "make it with `protoc --include_imports --descriptor_set_out=FILE ...`"
+
+
+def require_upb() -> None:
+    """Refuse every Protobuf runtime but upb, whose deterministic encoding the canonical form is defined by."""
+    runtime = api_implementation.Type()
+    if runtime != "upb":
+        raise SchemaError(
+            f"the Protobuf runtime is {runtime!r}, expected 'upb' (its encoding defines the canonical form and it is "
+            "30 times as fast); unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION, or install a binary wheel of protobuf",
+            came=runtime,
+            wanted="upb",
+        )
+
+
+def descriptor_of(message: Message | type[Message]) -> Descriptor:
+    """The descriptor of a message or of a message class; typed as the stubs of Protobuf's runtimes agree on."""
+    return cast(Descriptor, message.DESCRIPTOR)
 
 
 def load_message(name: str, *, descriptors: str | Path | None = None, module: str | None = None) -> type[Message]:

@@ -7,7 +7,7 @@ format depends on and nothing else; its native reader is `streams._native.Schema
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.descriptor_pb2 import (
@@ -18,11 +18,11 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileOptions,
 )
-from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError, EncodeError, Message
 
-from streams._native import xxh3_64
+from streams._native import Schema, xxh3_64
 from streams.errors import SchemaError
+from streams.kernel.messages import descriptor_of, require_upb
 
 Field = tuple[int, int, int, int, int, str, list[int] | None]
 """Number, kind, flags, index of the child message or 0, index of the oneof or -1, name, values of a closed enum."""
@@ -64,18 +64,6 @@ _SIGNED_TYPES = {
 
 _STORED_FORMAT = 1
 """Of `field_table_bytes`; a release reads every older one."""
-
-
-def require_upb() -> None:
-    """Refuse every Protobuf runtime but upb, whose deterministic encoding the canonical form is defined by."""
-    runtime = api_implementation.Type()
-    if runtime != "upb":
-        raise SchemaError(
-            f"the Protobuf runtime is {runtime!r}, expected 'upb' (its encoding defines the canonical form and it is "
-            "30 times as fast); unset PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION, or install a binary wheel of protobuf",
-            came=runtime,
-            wanted="upb",
-        )
 
 
 def field_table(descriptor: Descriptor) -> FieldTable:
@@ -151,8 +139,8 @@ def compare(stored: bytes, own: bytes) -> list[str]:
 def canonicaliser(message_class: type[Message]) -> Callable[[bytes], bytes | None]:
     """Return a function that re-serialises a message deterministically through upb; None where protobuf rejects it.
 
-    Required fields may be missing. The result is not canonical in every case: upb leaves a map in hash order where one
-    of its entries carries unknown fields, so the caller checks it again.
+    Required fields may be missing. The result is not canonical yet: upb orders the entries of maps in a way of its own,
+    so it goes through the native `canonicalise` once more.
     """
     require_upb()
 
@@ -163,6 +151,40 @@ def canonicaliser(message_class: type[Message]) -> Callable[[bytes], bytes | Non
             return None
 
     return canonicalise
+
+
+class MessageSchema:
+    """All that the kernel needs to know of one message class, worked out once. Immutable, for any number of threads."""
+
+    def __init__(self, message_class: type[Message], ignore: Sequence[str] = ()) -> None:
+        """`ignore`: paths whose changes alone give no patch. Raises SchemaError for one that the class lacks."""
+        descriptor = descriptor_of(message_class)
+        self.message_class = message_class
+        self.full_name: str = descriptor.full_name
+        self.field_table_bytes = field_table_bytes(descriptor)
+        self.fingerprint = xxh3_64(self.field_table_bytes)
+        """As in `Patch.schema`."""
+        self.through_upb = canonicaliser(message_class)
+        try:
+            self.native = Schema(field_table(descriptor), ignore)
+        except ValueError as error:
+            raise SchemaError(f"{self.full_name}: {error}", type=self.full_name) from error
+
+    def canonicalise(self, message: bytes) -> bytes | None:
+        """Return the canonical form of a message, None where protobuf rejects it.
+
+        The result is not canonical where an unknown field carries the number of a known one; such a state has no
+        digest, and `native.is_canonical` tells.
+        """
+        quick = self.native.canonicalise(message)
+        if quick is not None:
+            return quick
+        serialised = self.through_upb(message)
+        if serialised is None:
+            return None
+        # upb orders the entries of maps in its own way
+        ordered = self.native.canonicalise(serialised)
+        return serialised if ordered is None else ordered
 
 
 def _ascending(message: Descriptor) -> list[FieldDescriptor]:
