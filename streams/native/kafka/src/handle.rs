@@ -125,7 +125,11 @@ impl Handle {
         // that writes into it and its length is passed along.
         unsafe {
             let conf = sys::rd_kafka_conf_new();
-            let own = [("log.queue".to_string(), "true".to_string())];
+            let mut own = vec![("log.queue".to_string(), "true".to_string())];
+            if kind == sys::rd_kafka_type_t::RD_KAFKA_PRODUCER {
+                // The Java client's, so that all producers of a topic agree on where a key lives.
+                own.push(("partitioner".to_string(), "murmur2_random".to_string()));
+            }
             for (name, value) in own.iter().chain(config) {
                 let (c_name, c_value) = (c_string(name)?, c_string(value)?);
                 let set = sys::rd_kafka_conf_set(
