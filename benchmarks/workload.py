@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams._native import KafkaAdmin, KafkaProducer, Records, xxh3_64
+
 from streams.demo.v1.device_pb2 import DeviceState, Geo
 from streams.v1.cloudevents_pb2 import CloudEvent
 from streams.v1.patch_pb2 import Patch
@@ -222,7 +223,7 @@ def fill(workload: Workload, bootstrap: str, topic: str, partitions: int, timeou
     for name, error in admin.create_topics([(topic, partitions, 1, {"retention.ms": "-1"})], timeout_ms):
         if error is not None:
             raise SystemExit(f"cannot create topic {name}: {error}")
-    producer = KafkaProducer({"bootstrap.servers": bootstrap, "enable.idempotence": "true", "linger.ms": "20"}, {})
+    producer = KafkaProducer({"bootstrap.servers": bootstrap, "enable.idempotence": "true", "linger.ms": "20"})
     sent = 0
     for block in blocks(workload):
         sent += producer.produce(topic, -1, block)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streams._native import KafkaConsumer, Records, murmur2_partition
+
+import benchmarks.workload as module
+from benchmarks.workload import SMALL, Workload, blocks, events, expected, fill
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.v1.cloudevents_pb2 import CloudEvent
+from tests.broker import Broker
+
+TINY = Workload(2000, 50)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkout's own cache stays as it is."""
+    monkeypatch.setattr(module, "CACHE", tmp_path)
+    return tmp_path
+
+
+def test_the_workload_is_the_same_every_time() -> None:
+    """Same seed, same bytes: figures of two machines are about the same input."""
+    assert list(events(TINY)) == list(events(TINY))
+    assert next(events(TINY)) != next(events(Workload(TINY.events, TINY.devices, seed=8)))
+
+
+def test_events_are_cloudevents_around_a_device() -> None:
+    """Key, subject and device id agree; the sequence is the device's own."""
+    (key, value, headers), timestamp_ms = next(events(TINY))
+    event = CloudEvent.FromString(value)
+    device = DeviceState.FromString(event.proto_data.value)
+    assert headers == [("content-type", b"application/cloudevents+protobuf")]
+    assert key.decode() == event.attributes["subject"].ce_string == device.device_id
+    assert event.attributes["sequence"].ce_string == "1"
+    assert device.last_seen_us // 1000 == timestamp_ms
+    assert event.proto_data.TypeName() == event.type == "streams.demo.v1.DeviceState"
+
+
+def test_the_small_workload_has_these_figures() -> None:
+    """A change of the generator or of the replay shows here, before anybody compares speeds."""
+    result = expected(SMALL)
+    assert result.figures() == {
+        "events": 50_000,
+        "duplicates": 2_422,
+        "patches": 47_578,
+        "keys": 1_000,
+        "event_bytes": 25_185_022,
+        "data_bytes": 1_804_960,
+        "hash": 7193459146516583511,
+    }
+    assert sum(revision for revision, _ in result.last.values()) == result.patches
+
+
+def test_the_cache_gives_what_was_generated(cache: Path) -> None:
+    """A second look reads the files, and they say the same."""
+    first = expected(TINY)
+    again = expected(TINY)
+    assert (again.figures(), again.last) == (first.figures(), first.last)
+    assert [len(block) for block in blocks(TINY)] == [2000]
+    assert json.loads((TINY.folder / "expected.json").read_text()) == first.figures()
+    assert {path.name for path in TINY.folder.iterdir()} == {"events", "states", "expected.json"}
+
+
+def test_filling_partitions_by_key(kafka: Broker) -> None:
+    """All events arrive, each key on the partition that the Java client would choose, in the workload's order."""
+    assert fill(TINY, kafka.bootstrap, "benchmark-fill", 3) == TINY.events
+    arrived: dict[bytes, list[bytes]] = {}
+    for partition, records in _read(kafka, "benchmark-fill", 3):
+        for index in range(len(records)):
+            key = records.key(index) or b""
+            assert murmur2_partition(key, 3) == partition
+            assert records.headers(index) == module.HEADERS
+            arrived.setdefault(key, []).append(records.value(index) or b"")
+    sent: dict[bytes, list[bytes]] = {}
+    for (key, value, _), _ in events(TINY):
+        sent.setdefault(key, []).append(value)
+    assert arrived == sent
+
+
+def _read(kafka: Broker, topic: str, partitions: int) -> Iterator[tuple[int, Records]]:
+    consumer = KafkaConsumer({"bootstrap.servers": kafka.bootstrap, "group.id": topic, "enable.partition.eof": "true"})
+    consumer.assign([(topic, partition, 0) for partition in range(partitions)])
+    ended: set[int] = set()
+    while len(ended) < partitions:
+        for _, partition, records, end in consumer.fetch(1000, 1 << 20, 1000):
+            if end >= 0:
+                ended.add(partition)
+            yield partition, records
+    consumer.close()
