@@ -1,0 +1,151 @@
+"""`streams worker`: runs an app in code, or the syncs of streams.toml with no code at all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streams.cli import flags, supervisor
+from streams.errors import Finding, SettingsError
+from streams.settings import CommandLine, Settings, read
+
+if TYPE_CHECKING:
+    from streams.app import App
+
+SYNCS_SHOWN_MAX = 5
+"""The banner has at most 12 lines, whatever the settings hold."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streams worker --config streams.toml
+  streams worker -A fleet:app --broker kafka://127.0.0.1:9092
+  streams worker -A fleet:app --broker kafka://127.0.0.1:9092 --workers 2
+  streams worker --config streams.toml --broker embedded://./data/log
+"""
+)
+@click.option("-A", "--app", "app_name", metavar="MODULE[:NAME]", help="An App in code; NAME is `app` unless given.")
+@flags.shared
+@click.option("--workers", type=int, help="Processes; worker i serves web port 6066+i and has datadir/i.")
+@click.option("--child", is_flag=True, hidden=True, help="Started by another worker: no banner, ends with its parent.")
+def command(
+    app_name: str | None,
+    config: Path | None,
+    broker: str | None,
+    set_: Sequence[str],
+    workers: int | None,
+    child: bool,
+) -> int:
+    """Run a worker until SIGTERM or Ctrl-C; it drains within 10 s.
+
+    Prints a banner, and a line that begins with READY once it has its partitions and their state.
+    """
+    given = flags.assignments(set_, app__broker=broker, app__workers=workers)
+    CommandLine.remember(config, given)
+    app = _app_in_code(app_name) if app_name else _app_of_file(config)
+    settings = app.settings
+    if not child:
+        click.echo("\n".join(banner(settings)))
+    if settings.app.workers > 1:
+        commands = [_child(index, settings, app_name, config, given) for index in range(settings.app.workers)]
+        return supervisor.supervise(commands, settings.app.drain_timeout_ms, lambda text: click.echo(text, err=True))
+    if child:
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    app.run_worker(ready=lambda: click.echo(_ready_line(settings)))
+    return 0
+
+
+def banner(settings: Settings) -> Iterator[str]:
+    """What this worker is about to do, in at most 12 lines."""
+    app, transaction = settings.app, settings.transaction
+    workers = f", {app.workers} workers" if app.workers > 1 else ""
+    yield f"streams {version('patchstream')}: {app.id} ({app.instance}{workers})"
+    yield f"  broker       {app.broker}"
+    every = f"{transaction.interval_ms} ms or {transaction.records_max} records"
+    yield f"  guarantee    {app.guarantee}, a commit each {every}"
+    yield f"  data         {app.datadir}"
+    yield f"  web          http://{app.web_host}:{app.web_port}"
+    for sync in settings.sync[:SYNCS_SHOWN_MAX]:
+        yield f"  sync         {sync.source} -> {sync.output} ({sync.message}, key {sync.key}, state in {sync.state})"
+    if len(settings.sync) > SYNCS_SHOWN_MAX:
+        yield f"  sync         and {len(settings.sync) - SYNCS_SHOWN_MAX} more"
+
+
+def _ready_line(settings: Settings) -> str:
+    return f"READY {settings.app.id} {settings.app.instance} http://{settings.app.web_host}:{settings.app.web_port}"
+
+
+def _app_of_file(config: Path | None) -> App:
+    """An app with the syncs of the file and no code."""
+    settings = read(required=["app.id"])
+    if not settings.sync:
+        raise SettingsError(
+            Finding(
+                str(config or "--config"),
+                "no [[sync]]" if config else "nothing",
+                "a file with at least one [[sync]], or -A MODULE:NAME",
+                "`streams settings` prints what a file may hold",
+            )
+        )
+    from streams.app import App
+
+    return App.from_settings(settings)
+
+
+def _app_in_code(name: str) -> App:
+    """The app that `module:name` names. What user code raises while it is imported goes up as it is."""
+    from streams.app import App
+
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise SettingsError(
+            Finding("-A", name, "a module that Python finds from here", f"there is no {error.name}; check PYTHONPATH")
+        ) from None
+    found = getattr(module, attribute or "app", None)
+    if not isinstance(found, App):
+        raise SettingsError(
+            Finding("-A", f"{name}, which is {type(found).__name__}", "a streams.App", "name it: -A module:variable")
+        )
+    return found
+
+
+def _child(
+    index: int, settings: Settings, app_name: str | None, config: Path | None, given: dict[str, object]
+) -> list[str]:
+    """The command of worker `index`: the parent's, with a port, a directory and an instance of its own."""
+    app = settings.app
+    own = {
+        **given,
+        "app.workers": 1,
+        "app.web_port": app.web_port + index if app.web_port else 0,
+        "app.datadir": os.path.join(app.datadir, str(index)),
+        "app.instance": f"{app.instance}-{index}",
+    }
+    arguments = [f"--set={name}={value}" for name, value in own.items()]
+    if app_name:
+        arguments += ["-A", app_name]
+    if config:
+        arguments += ["--config", str(config)]
+    return [sys.executable, "-m", "streams.cli", "worker", "--child", *arguments]
+
+
+def _end_with_parent() -> None:
+    """Drains when the parent is gone: its end of our standard input closes."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
