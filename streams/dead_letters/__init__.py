@@ -1,0 +1,1 @@
+"""Dead letters: records that could not be processed, kept whole, with where they came from and why."""

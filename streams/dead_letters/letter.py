@@ -1,0 +1,206 @@
+"""A dead letter: a record that could not be processed, where it came from and why. Pure: records in, records out.
+
+The letter has the record's own key, value and headers, untouched, and one family of headers beside them:
+
+    dlq-format            "1"
+    dlq-origin-topic      dlq-origin-partition    dlq-origin-offset    dlq-origin-timestamp (ms, -1: none)
+    dlq-reason            a code, also the metrics' label
+    dlq-error             text for people, at most 1 KiB, never payload
+    dlq-replay-count      how often it was replayed before
+    dlq-length            only in a stub: bytes of the value that did not fit its topic
+    dlq-sha256            only in a stub: SHA-256 of that value, in hex
+
+The family is replaced, never appended: a record that dies, is replayed and dies again has one family, with the origin
+of its first death. Kafka's own tools read and write such headers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from streams._native import Records
+from streams.errors import InputError
+
+__all__ = ["ERROR_BYTES_MAX", "Letter", "bury", "read", "replayed", "write"]
+
+FORMAT = "1"
+FAMILY = "dlq-"
+ERROR_BYTES_MAX = 1_024
+"""Room for one sentence with a place in it; it travels in a header beside the original ones."""
+RECORD_OVERHEAD_BYTES = 128
+"""What Kafka's format adds to a record that is sent alone: 61 bytes of batch, the rest lengths, offset and time."""
+HEADER_OVERHEAD_BYTES = 10
+"""Two lengths of at most five bytes."""
+
+Header = tuple[str, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter.
+
+    `topic`, `partition`, `offset` and `timestamp_ms` are the origin's; `key`, `value` and `headers` the record's own.
+    A stub has `length` and `sha256` of the value it could not keep, and no value.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    reason: str
+    error: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...] = ()
+    replay_count: int = 0
+    length: int | None = None
+    sha256: str | None = None
+
+
+def bury(records: Records, index: int, topic: str, partition: int, error: InputError) -> Letter:
+    """The letter for a record of `topic` and `partition` that failed with `error`.
+
+    A record that was replayed, to the topic it had come from, keeps its first origin and its count of replays.
+    """
+    headers = records.headers(index)
+    family = _family(headers)
+    offset, timestamp_ms, replay_count = records.offset(index), records.timestamp_ms(index), 0
+    if family.get("origin-topic") == topic:
+        partition = _number(family, "origin-partition", partition)
+        offset = _number(family, "origin-offset", offset)
+        timestamp_ms = _number(family, "origin-timestamp", timestamp_ms)
+        replay_count = _number(family, "replay-count", 0)
+    return Letter(
+        topic,
+        partition,
+        offset,
+        timestamp_ms,
+        error.reason,
+        _shortened(error.detail),
+        records.key(index),
+        records.value(index),
+        _own(headers),
+        replay_count,
+    )
+
+
+def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
+    """Appends a letter to the records of its topic; returns what was written.
+
+    Where it does not fit `record_bytes_max`, its stub: without the value, and if that is not enough also without the
+    record's own headers, and last without the key. The family itself is below 2 KiB: dead-letter topics have
+    64 KiB of room for it.
+    """
+    fitting = letter
+    if _size(letter) > record_bytes_max:
+        value = letter.value or b""
+        fitting = replace(letter, value=None, length=len(value), sha256=hashlib.sha256(value).hexdigest())
+    if _size(fitting) > record_bytes_max:
+        fitting = replace(fitting, headers=())
+    if _size(fitting) > record_bytes_max:
+        fitting = replace(fitting, key=None)
+    out.append(fitting.key, fitting.value, [*fitting.headers, *_written(fitting)], fitting.timestamp_ms)
+    return fitting
+
+
+def read(records: Records, index: int) -> Letter:
+    """The letter that a record of a dead-letter topic holds.
+
+    InputError `bad-letter` when its family is missing or incomplete, `newer-letter` when a newer release wrote it.
+    """
+    headers = records.headers(index)
+    family = _family(headers)
+    came = family.get("format", "")
+    if came.isdecimal() and int(came) > int(FORMAT):
+        raise InputError("newer-letter", f"dlq-format is {came}, the newest this release reads is {FORMAT}; upgrade it")
+    missing = [name for name in ("format", "origin-topic", "reason") if not family.get(name)]
+    missing += [name for name in ("origin-partition", "origin-offset") if _number(family, name, -1) < 0]
+    if missing:
+        raise InputError("bad-letter", f"no usable header dlq-{missing[0]}; expected a record of a dead-letter topic")
+    return Letter(
+        family["origin-topic"],
+        _number(family, "origin-partition", -1),
+        _number(family, "origin-offset", -1),
+        _number(family, "origin-timestamp", -1),
+        family["reason"],
+        family.get("error", ""),
+        records.key(index),
+        records.value(index),
+        _own(headers),
+        _number(family, "replay-count", 0),
+        _number(family, "length", 0) if "length" in family else None,
+        family.get("sha256"),
+    )
+
+
+def replayed(out: Records, letter: Letter) -> None:
+    """Appends the record as it goes back to its topic: as it was, with its origin, by whose offset it is judged.
+
+    InputError `stub` for a letter that has lost its value.
+    """
+    if letter.length is not None:
+        raise InputError(
+            "stub",
+            f"the value of {letter.length} bytes did not fit the dead-letter topic; read {letter.topic} partition "
+            f"{letter.partition} offset {letter.offset} while it is retained",
+        )
+    family = _written(replace(letter, replay_count=letter.replay_count + 1))
+    kept = [(name, value) for name, value in family if name not in ("dlq-reason", "dlq-error")]
+    out.append(letter.key, letter.value, [*letter.headers, *kept], letter.timestamp_ms)
+
+
+def _written(letter: Letter) -> list[tuple[str, bytes]]:
+    """The family, in a fixed order."""
+    family = {
+        "format": FORMAT,
+        "origin-topic": letter.topic,
+        "origin-partition": str(letter.partition),
+        "origin-offset": str(letter.offset),
+        "origin-timestamp": str(letter.timestamp_ms),
+        "reason": letter.reason,
+        "error": _shortened(letter.error),
+        "replay-count": str(letter.replay_count),
+    }
+    if letter.length is not None:
+        family |= {"length": str(letter.length), "sha256": letter.sha256 or ""}
+    return [(FAMILY + name, text.encode()) for name, text in family.items()]
+
+
+def _family(headers: Sequence[Header]) -> dict[str, str]:
+    """The family's values by name without prefix; the last of a name, as Kafka's clients read it."""
+    return {
+        name.removeprefix(FAMILY): (value or b"").decode("utf-8", "replace")
+        for name, value in headers
+        if name.startswith(FAMILY)
+    }
+
+
+def _own(headers: Sequence[Header]) -> tuple[Header, ...]:
+    """The record's own headers, in order."""
+    return tuple((name, value) for name, value in headers if not name.startswith(FAMILY))
+
+
+def _number(family: dict[str, str], name: str, otherwise: int) -> int:
+    """A header's number within 64 bits: anybody may have written it."""
+    text = family.get(name, "")
+    if not text.isascii() or not text.removeprefix("-").isdecimal() or len(text) > 19:
+        return otherwise
+    return int(text)
+
+
+def _shortened(error: str) -> str:
+    """At most ERROR_BYTES_MAX bytes of UTF-8, cut between characters."""
+    return error.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
+
+
+def _size(letter: Letter) -> int:
+    """Bytes of the letter as a record, at most."""
+    headers: list[Header] = [*letter.headers, *_written(letter)]
+    return (
+        RECORD_OVERHEAD_BYTES
+        + len(letter.key or b"")
+        + len(letter.value or b"")
+        + sum(HEADER_OVERHEAD_BYTES + len(name.encode()) + len(value or b"") for name, value in headers)
+    )

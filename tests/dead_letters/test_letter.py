@@ -1,0 +1,156 @@
+"""Dead letters: whole, with one header family, bounded in size."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from streams._native import Records
+
+from streams.dead_letters.letter import ERROR_BYTES_MAX, Letter, bury, read, replayed, write
+from streams.errors import InputError
+
+LARGE = 1 << 20
+names = st.text(min_size=1, max_size=8).filter(lambda name: not name.startswith("dlq-"))
+headers = st.lists(st.tuples(names, st.none() | st.binary(max_size=8)), max_size=4)
+optional = st.none() | st.binary(max_size=30)
+
+
+def record(
+    key: bytes | None = b"k",
+    value: bytes | None = b"v",
+    own: list[tuple[str, bytes | None]] | None = None,
+    timestamp_ms: int = 5,
+    offset: int = 17,
+) -> Records:
+    records = Records()
+    records.append(key, value, own or [], timestamp_ms, offset)
+    return records
+
+
+def written(letter: Letter, record_bytes_max: int = LARGE) -> Records:
+    out = Records()
+    write(out, letter, record_bytes_max)
+    return out
+
+
+def family(records: Records) -> list[tuple[str, bytes | None]]:
+    return [(name, value) for name, value in records.headers(0) if name.startswith("dlq-")]
+
+
+@given(key=optional, value=optional, own=headers, timestamp_ms=st.integers(-1, 1 << 50), offset=st.integers(0, 1 << 60))
+def test_a_letter_keeps_the_record(
+    key: bytes | None, value: bytes | None, own: list[tuple[str, bytes | None]], timestamp_ms: int, offset: int
+) -> None:
+    """Key, value and headers are the record's own; the letter read back is the letter written."""
+    dead = record(key, value, own, timestamp_ms, offset)
+    letter = bury(dead, 0, "devices", 3, InputError("undecodable", "field 4: truncated"))
+    out = written(letter)
+    assert (out.key(0), out.value(0)) == (key, value)
+    assert out.headers(0)[: len(own)] == own
+    assert read(out, 0) == letter
+    assert letter == Letter(
+        "devices", 3, offset, timestamp_ms, "undecodable", "field 4: truncated", key, value, tuple(own)
+    )
+
+
+def test_the_family_is_fixed() -> None:
+    """Names, order and text of the headers are a contract."""
+    letter = bury(record(), 0, "devices", 3, InputError("missing-key", "no key"))
+    assert family(written(letter)) == [
+        ("dlq-format", b"1"),
+        ("dlq-origin-topic", b"devices"),
+        ("dlq-origin-partition", b"3"),
+        ("dlq-origin-offset", b"17"),
+        ("dlq-origin-timestamp", b"5"),
+        ("dlq-reason", b"missing-key"),
+        ("dlq-error", b"no key"),
+        ("dlq-replay-count", b"0"),
+    ]
+
+
+def test_a_second_death_replaces_the_family() -> None:
+    """Dead, replayed and dead again: one family, the first origin, the new reason, one replay counted."""
+    first = bury(record(own=[("ce_id", b"1")]), 0, "devices", 3, InputError("undecodable", "first"))
+    again = Records()
+    replayed(again, first)
+    assert [name for name, _ in again.headers(0)] == [
+        "ce_id",
+        "dlq-format",
+        "dlq-origin-topic",
+        "dlq-origin-partition",
+        "dlq-origin-offset",
+        "dlq-origin-timestamp",
+        "dlq-replay-count",
+    ]
+    back = record(again.key(0), again.value(0), again.headers(0), 999, 1_000)
+    second = bury(back, 0, "devices", 0, InputError("bad-sequence", "second"))
+    assert (second.partition, second.offset, second.timestamp_ms) == (3, 17, 5)
+    assert (second.reason, second.error, second.replay_count) == ("bad-sequence", "second", 1)
+    assert second.headers == (("ce_id", b"1"),)
+    assert len(family(written(second))) == 8
+
+
+def test_headers_of_another_topic_are_no_origin() -> None:
+    """A record that claims to come from elsewhere is buried where it lies."""
+    first = bury(record(), 0, "orders", 3, InputError("undecodable"))
+    moved = written(first)
+    second = bury(record(b"k", b"v", moved.headers(0), 6, 40), 0, "devices", 1, InputError("undecodable"))
+    assert (second.topic, second.partition, second.offset, second.replay_count) == ("devices", 1, 40, 0)
+
+
+@pytest.mark.parametrize("number", [b"x", b"", b"9" * 30, "٣".encode(), b"--1", b"1.5"])
+def test_foreign_numbers_do_no_harm(number: bytes) -> None:
+    """Headers that anybody may have written are read as absent unless they are plain numbers."""
+    forged = [("dlq-origin-topic", b"devices"), ("dlq-origin-offset", number), ("dlq-replay-count", number)]
+    letter = bury(record(own=list(forged)), 0, "devices", 3, InputError("undecodable"))
+    assert (letter.offset, letter.replay_count) == (17, 0)
+
+
+def test_errors_are_cut_between_characters() -> None:
+    """An error text of any length becomes one of at most a kibibyte of valid UTF-8."""
+    letter = bury(record(), 0, "devices", 3, InputError("undecodable", "€" * 1_000))
+    assert letter.error == "€" * (ERROR_BYTES_MAX // 3)
+    assert read(written(letter), 0).error == letter.error
+
+
+def test_what_does_not_fit_becomes_a_stub() -> None:
+    """Too large for its topic: length and SHA-256 instead of the value; it can be read, and not replayed."""
+    value = b"x" * 5_000
+    letter = bury(record(value=value, own=[("h", b"1")]), 0, "devices", 3, InputError("too-large"))
+    out = Records()
+    stub = write(out, letter, 5_000)
+    assert out.nbytes < 5_000
+    assert read(out, 0) == stub
+    assert (stub.key, stub.value, stub.headers) == (b"k", None, (("h", b"1"),))
+    assert (stub.length, stub.sha256) == (5_000, hashlib.sha256(value).hexdigest())
+    with pytest.raises(InputError, match="stub: the value of 5000 bytes"):
+        replayed(Records(), stub)
+
+
+@given(
+    key=st.integers(0, 4_000),
+    value=st.integers(0, 4_000),
+    header=st.integers(0, 4_000),
+    limit=st.integers(2_500, 9_000),
+)
+def test_a_letter_never_exceeds_its_limit(key: int, value: int, header: int, limit: int) -> None:
+    """Whatever is large, the letter fits, and nothing is left out that would have fitted."""
+    dead = record(b"k" * key, b"v" * value, [("h", b"x" * header)])
+    letter = bury(dead, 0, "t" * 249, 3, InputError("too-large", "e" * 2_000))
+    out = written(letter, limit)
+    assert out.nbytes <= limit
+    if key + value + header + 2_000 <= limit:
+        assert read(out, 0) == letter
+
+
+def test_what_is_no_letter_is_refused() -> None:
+    """A record without the family, or of a newer format, is refused with what is missing."""
+    with pytest.raises(InputError, match="bad-letter: no usable header dlq-format"):
+        read(record(), 0)
+    letter = written(bury(record(), 0, "devices", 3, InputError("undecodable")))
+    newer = [(name, b"2" if name == "dlq-format" else value) for name, value in letter.headers(0)]
+    with pytest.raises(InputError, match="newer-letter: dlq-format is 2"):
+        read(record(own=newer), 0)
