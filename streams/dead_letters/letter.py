@@ -2,16 +2,16 @@
 
 The letter has the record's own key, value and headers, untouched, and one family of headers beside them:
 
-    dlq-format            "1"
     dlq-origin-topic      dlq-origin-partition    dlq-origin-offset    dlq-origin-timestamp (ms, -1: none)
     dlq-reason            a code, also the metrics' label
     dlq-error             text for people, at most 1 KiB, never payload
-    dlq-replay-count      how often it was replayed before
+    dlq-format            "1"
+    dlq-replay-count      how often it was replayed before; absent: never
     dlq-length            only in a stub: bytes of the value that did not fit its topic
     dlq-sha256            only in a stub: SHA-256 of that value, in hex
 
 The family is replaced, never appended: a record that dies, is replayed and dies again has one family, with the origin
-of its first death. Kafka's own tools read and write such headers.
+of its first death. The native core writes the same letters for the records it refuses.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ class Letter:
 def bury(records: Records, index: int, topic: str, partition: int, error: InputError) -> Letter:
     """The letter for a record of `topic` and `partition` that failed with `error`.
 
-    A record that was replayed, to the topic it had come from, keeps its first origin and its count of replays.
+    A record that was replayed to the very partition it had come from keeps its first origin. Anybody may write headers,
+    so an origin elsewhere, or not before the record itself, is none.
     """
     headers = records.headers(index)
     family = _family(headers)
-    offset, timestamp_ms, replay_count = records.offset(index), records.timestamp_ms(index), 0
-    if family.get("origin-topic") == topic:
-        partition = _number(family, "origin-partition", partition)
-        offset = _number(family, "origin-offset", offset)
-        timestamp_ms = _number(family, "origin-timestamp", timestamp_ms)
-        replay_count = _number(family, "replay-count", 0)
+    offset, timestamp_ms = records.offset(index), records.timestamp_ms(index)
+    own = family.get("origin-topic") == topic and _number(family, "origin-partition", -1) == partition
+    first = _number(family, "origin-offset", -1)
+    if own and 0 <= first < offset:
+        offset, timestamp_ms = first, _number(family, "origin-timestamp", timestamp_ms)
     return Letter(
         topic,
         partition,
@@ -82,7 +82,7 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
         records.key(index),
         records.value(index),
         _own(headers),
-        replay_count,
+        _number(family, "replay-count", 0),
     )
 
 
@@ -154,15 +154,16 @@ def replayed(out: Records, letter: Letter) -> None:
 def _written(letter: Letter) -> list[tuple[str, bytes]]:
     """The family, in a fixed order."""
     family = {
-        "format": FORMAT,
         "origin-topic": letter.topic,
         "origin-partition": str(letter.partition),
         "origin-offset": str(letter.offset),
         "origin-timestamp": str(letter.timestamp_ms),
         "reason": letter.reason,
         "error": _shortened(letter.error),
-        "replay-count": str(letter.replay_count),
+        "format": FORMAT,
     }
+    if letter.replay_count:
+        family["replay-count"] = str(letter.replay_count)
     if letter.length is not None:
         family |= {"length": str(letter.length), "sha256": letter.sha256 or ""}
     return [(FAMILY + name, text.encode()) for name, text in family.items()]

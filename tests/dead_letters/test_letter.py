@@ -60,14 +60,13 @@ def test_the_family_is_fixed() -> None:
     """Names, order and text of the headers are a contract."""
     letter = bury(record(), 0, "devices", 3, InputError("missing-key", "no key"))
     assert family(written(letter)) == [
-        ("dlq-format", b"1"),
         ("dlq-origin-topic", b"devices"),
         ("dlq-origin-partition", b"3"),
         ("dlq-origin-offset", b"17"),
         ("dlq-origin-timestamp", b"5"),
         ("dlq-reason", b"missing-key"),
         ("dlq-error", b"no key"),
-        ("dlq-replay-count", b"0"),
+        ("dlq-format", b"1"),
     ]
 
 
@@ -78,27 +77,28 @@ def test_a_second_death_replaces_the_family() -> None:
     replayed(again, first)
     assert [name for name, _ in again.headers(0)] == [
         "ce_id",
-        "dlq-format",
         "dlq-origin-topic",
         "dlq-origin-partition",
         "dlq-origin-offset",
         "dlq-origin-timestamp",
+        "dlq-format",
         "dlq-replay-count",
     ]
     back = record(again.key(0), again.value(0), again.headers(0), 999, 1_000)
-    second = bury(back, 0, "devices", 0, InputError("bad-sequence", "second"))
+    second = bury(back, 0, "devices", 3, InputError("bad-sequence", "second"))
     assert (second.partition, second.offset, second.timestamp_ms) == (3, 17, 5)
     assert (second.reason, second.error, second.replay_count) == ("bad-sequence", "second", 1)
     assert second.headers == (("ce_id", b"1"),)
     assert len(family(written(second))) == 8
 
 
-def test_headers_of_another_topic_are_no_origin() -> None:
-    """A record that claims to come from elsewhere is buried where it lies."""
-    first = bury(record(), 0, "orders", 3, InputError("undecodable"))
+@pytest.mark.parametrize(("topic", "partition", "offset"), [("orders", 1, 17), ("devices", 3, 17), ("devices", 1, 40)])
+def test_an_origin_elsewhere_is_none(topic: str, partition: int, offset: int) -> None:
+    """A record that claims to come from another partition, or from where it lies, is buried where it lies."""
+    first = bury(record(offset=offset), 0, topic, partition, InputError("undecodable"))
     moved = written(first)
     second = bury(record(b"k", b"v", moved.headers(0), 6, 40), 0, "devices", 1, InputError("undecodable"))
-    assert (second.topic, second.partition, second.offset, second.replay_count) == ("devices", 1, 40, 0)
+    assert (second.topic, second.partition, second.offset, second.timestamp_ms) == ("devices", 1, 40, 6)
 
 
 @pytest.mark.parametrize("number", [b"x", b"", b"9" * 30, "٣".encode(), b"--1", b"1.5"])
