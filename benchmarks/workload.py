@@ -205,16 +205,13 @@ class Check:
         if self.broken:
             found.append(f"{self.broken} patches do not follow the one before them of their key")
         ends = {key: (revision, xxh3_64(state)) for key, (revision, state) in wanted.last.items()}
-        wrong = sum(ends.get(key) != (at[1:] if at else None) for key, at in self._ends(ends))
+        came = {key: (revision, digest) for key, (_, revision, digest) in self._last.items()}
+        wrong = sum(ends.get(key) != came.get(key) for key in ends.keys() | came.keys())
         if wrong:
             found.append(f"{wrong} keys end at another revision or digest than the replay's")
         if self._hash != wanted.hash:
             found.append("the hash over all patches is not the replay's: some patch has other paths or data")
         return found
-
-    def _ends(self, wanted: Iterable[bytes]) -> Iterator[tuple[bytes, tuple[int, int, int] | None]]:
-        for key in {*wanted, *self._last}:
-            yield key, self._last.get(key)
 
 
 def fill(workload: Workload, bootstrap: str, topic: str, partitions: int, timeout_ms: int = 30_000) -> int:

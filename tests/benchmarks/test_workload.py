@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from streams._native import KafkaConsumer, Records, murmur2_partition
+from streams._native import Job, KafkaConsumer, Records, Schema, Table, murmur2_partition
 
 import benchmarks.workload as module
-from benchmarks.workload import SMALL, Workload, blocks, events, expected, fill
+from benchmarks.workload import SMALL, Check, Workload, blocks, events, expected, fill
 from streams.demo.v1.device_pb2 import DeviceState
+from streams.kernel.schema import MessageSchema, field_table
 from streams.v1.cloudevents_pb2 import CloudEvent
+from streams.v1.patch_pb2 import Patch
 from tests.broker import Broker
 
 TINY = Workload(2000, 50)
@@ -66,6 +68,49 @@ def test_the_cache_gives_what_was_generated(cache: Path) -> None:
     assert {path.name for path in TINY.folder.iterdir()} == {"events", "states", "expected.json"}
 
 
+def test_the_native_core_puts_out_what_the_replay_expects() -> None:
+    """Every patch of the product's core is the plain replay's: paths, data, digest, revision chain, last states."""
+    check = Check(expected(TINY))
+    for patches in _core(TINY):
+        check.add(patches)
+    assert check.findings() == []
+    assert check.patches == TINY.events - expected(TINY).duplicates
+
+
+def _joined(*parts: Records) -> Records:
+    whole = Records()
+    for part in parts:
+        whole.extend(part)
+    return whole
+
+
+def _altered(patches: Records) -> Records:
+    changed = Records()
+    for index in range(len(patches)):
+        patch = Patch.FromString(patches.value(index) or b"")
+        if index == 100:
+            patch.mask.paths.append("tenant")
+        changed.append(patches.key(index), patch.SerializeToString(), offset=index)
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "finding"),
+    [
+        (lambda patches: patches.slice(0, 99), "99 patches"),
+        (lambda patches: _joined(patches.slice(0, 100), patches.slice(99, len(patches))), "do not follow"),
+        (lambda patches: _joined(patches.slice(100, len(patches)), patches.slice(0, 100)), "do not follow"),
+        (_altered, "the hash over all patches"),
+    ],
+    ids=["lost", "doubled", "reordered", "altered"],
+)
+def test_the_check_finds_what_is_wrong(spoil: Callable[[Records], Records], finding: str) -> None:
+    """A lost, doubled, reordered or altered patch each has its line."""
+    check = Check(expected(TINY))
+    check.add(spoil(_joined(*_core(TINY))))
+    assert any(finding in line for line in check.findings())
+
+
 def test_filling_partitions_by_key(kafka: Broker) -> None:
     """All events arrive, each key on the partition that the Java client would choose, in the workload's order."""
     assert fill(TINY, kafka.bootstrap, "benchmark-fill", 3) == TINY.events
@@ -80,6 +125,26 @@ def test_filling_partitions_by_key(kafka: Broker) -> None:
     for (key, value, _), _ in events(TINY):
         sent.setdefault(key, []).append(value)
     assert arrived == sent
+
+
+def _core(workload: Workload) -> Iterator[Records]:
+    """The patches of the native table, as one partition and without a broker."""
+    schema = MessageSchema(DeviceState)
+    job = Job(
+        Schema(field_table(DeviceState.DESCRIPTOR)), type=DeviceState.DESCRIPTOR.full_name,
+        fingerprint=schema.fingerprint, field_table=schema.field_table_bytes, source="devices", key="record",
+        sequence="attribute", format="auto", partitions=0, record_bytes_max=1 << 20, tombstone_retention_ms=86_400_000,
+        schema_ids=[], message_index=[0], sealed=False, canonicalise=schema.canonicalise,
+    )  # fmt: skip
+    table = Table(job, 0)
+    next_offset = 0
+    for block in blocks(workload):
+        block.assign(next_offset, 0)
+        next_offset += len(block)
+        step = table.process(block, 1_700_000_000_000)
+        assert step.fatal is None
+        table.commit(step.mark)
+        yield step.patches
 
 
 def _read(kafka: Broker, topic: str, partitions: int) -> Iterator[tuple[int, Records]]:
