@@ -7,7 +7,7 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams._native import Records
+from streams._native import Job, Records, Schema, Table
 
 from streams.dead_letters.letter import ERROR_BYTES_MAX, Letter, bury, read, replayed, write
 from streams.errors import InputError
@@ -154,3 +154,43 @@ def test_what_is_no_letter_is_refused() -> None:
     newer = [(name, b"2" if name == "dlq-format" else value) for name, value in letter.headers(0)]
     with pytest.raises(InputError, match="newer-letter: dlq-format is 2"):
         read(record(own=newer), 0)
+
+
+ORIGIN = [("dlq-origin-topic", b"devices"), ("dlq-origin-partition", b"3"), ("dlq-origin-timestamp", b"2")]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        [("h", b"1"), ("h", None)],
+        [*ORIGIN, ("dlq-origin-offset", b"4"), ("dlq-replay-count", b"2"), ("dlq-reason", b"old"), ("h", b"1")],
+        [*ORIGIN, ("dlq-origin-offset", b"17")],
+        [*ORIGIN, ("dlq-origin-offset", b"minus one")],
+    ],
+)
+def test_the_native_core_writes_the_same_letters(own: list[tuple[str, bytes | None]]) -> None:
+    """A record that the core refuses gives the letter that this module gives, at first and after a replay."""
+    job = Job(
+        Schema([("demo.Message", [(1, 0, 4, 0, -1, "number", None)])]),
+        type="demo.Message",
+        fingerprint=1,
+        field_table=b"",
+        source="devices",
+        key="record",
+        sequence="none",
+        format="plain",
+        partitions=0,
+        record_bytes_max=LARGE,
+        tombstone_retention_ms=1,
+        schema_ids=[],
+        message_index=[],
+        sealed=False,
+        canonicalise=lambda message: None,
+    )
+    dead = record(b"k", b"\xff\xff", own, 1_000, 17)
+    native = Table(job, 3).process(dead, 2_000).dead_letters
+    letter = read(native, 0)
+    ours = written(bury(dead, 0, "devices", 3, InputError(letter.reason, letter.error)))
+    assert sorted(native.headers(0), key=repr) == sorted(ours.headers(0), key=repr)
+    assert (native.key(0), native.value(0)) == (ours.key(0), ours.value(0))
+    assert read(ours, 0) == letter
