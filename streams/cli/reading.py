@@ -1,0 +1,97 @@
+"""Reading a whole topic, as far as it is committed now: beside a running worker, on either transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from streams._native import Records
+from streams.client.broker import ReaderOptions
+from streams.client.connect import open_reader
+from streams.errors import TransportError
+from streams.options import Settings
+from streams.transport.log import Log
+
+__all__ = ["embedded_directory", "latest", "read_all"]
+
+FETCH_RECORDS_MAX = 10_000
+FETCH_TIMEOUT_MS = 1_000
+SILENT_FETCHES_MAX = 30
+"""Half a minute without an answer: a broker that is up answers within one."""
+TOPIC_TIMEOUT_MS = 3_000
+"""A topic that is looked at exists; one just made needs a moment to be known to every broker."""
+
+
+def embedded_directory(settings: Settings) -> Path | None:
+    """The directory of the embedded log; None where the broker is Kafka."""
+    scheme, _, place = settings.app.broker.partition("://")
+    return Path(place) if scheme == "embedded" else None
+
+
+def read_all(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]:
+    """Everything committed in a topic, as (partition, records), each partition in order.
+
+    Neither group nor worker is disturbed; the embedded log is opened for reading only. TransportError: there is no such
+    topic, or the broker does not answer.
+    """
+    directory = embedded_directory(settings)
+    if directory is None:
+        yield from _read_kafka(settings, topic)
+    else:
+        yield from _read_log(directory, topic)
+
+
+def latest(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
+    """The last value of each key of a compacted topic, with the partition where it is; deleted keys are left out."""
+    found: dict[tuple[int, bytes], bytes] = {}
+    for partition, records in read_all(settings, topic):
+        for index in range(len(records)):
+            key, value = records.key(index), records.value(index)
+            if key is None:
+                continue
+            if value is None:
+                found.pop((partition, key), None)
+            else:
+                found[partition, key] = value
+    return found
+
+
+def _read_kafka(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]:
+    options = ReaderOptions(start="earliest", security=settings.security, topic_timeout_ms=TOPIC_TIMEOUT_MS)
+    reader = open_reader(settings.app.broker, topic, options)
+    try:
+        ends = reader.ends()
+        waiting, silent = set(ends), 0
+        while waiting:
+            runs = reader.fetch(FETCH_RECORDS_MAX, FETCH_TIMEOUT_MS)
+            silent = 0 if runs else silent + 1
+            if silent > SILENT_FETCHES_MAX:
+                raise TransportError(
+                    f"{settings.app.broker}: {topic} partitions {sorted(waiting)} were silent for "
+                    f"{silent * FETCH_TIMEOUT_MS // 1000} s before their end, expected records; is a broker down?",
+                    retriable=True,
+                )
+            for run in runs:
+                if len(run.records):
+                    yield run.partition, run.records
+                if run.end >= 0 or (len(run.records) and run.records.last_offset + 1 >= ends[run.partition]):
+                    waiting.discard(run.partition)
+    finally:
+        reader.close()
+
+
+def _read_log(directory: Path, topic: str) -> Iterator[tuple[int, Records]]:
+    if not directory.is_dir():
+        raise TransportError(f"embedded log {directory}: no such directory, expected one that a worker has made")
+    with Log(directory, readonly=True) as log:
+        count = log.partitions(topic)
+        if count is None:
+            raise TransportError(f"embedded log {directory}: no topic {topic}, expected one that a worker has made")
+        for partition in range(count):
+            offset, end = log.start(topic, partition), log.end(topic, partition)
+            while offset < end:
+                records = log.read(topic, partition, offset, FETCH_RECORDS_MAX)
+                if not len(records):
+                    break
+                yield partition, records
+                offset = records.last_offset + 1
