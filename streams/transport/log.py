@@ -278,7 +278,8 @@ class Log:
             self._users -= 1
             if self._users > 0 or self._closed:
                 return
-            self._shared.pop(self.directory, None)
+            if self._shared.get(self.directory) is self:
+                del self._shared[self.directory]
             with self._upkeep_lock, self._write_lock:
                 with self._appended:
                     self._closed = True

@@ -98,10 +98,14 @@ class Upkeep:
                 return False
             compaction = Compaction(partition.cleaned, partition.end - 1, now_ms, topic.delete_retention_ms)
             under_way = self._passes[where] = _Pass(compaction, partition.cleaned)
-        if under_way.learning:
-            self._learn(where, partition, under_way)
-        elif not self._rewrite(where, partition, under_way):
+        try:
+            if under_way.learning:
+                self._learn(where, partition, under_way)
+            elif not self._rewrite(where, partition, under_way):
+                del self._passes[where]
+        except BaseException:  # a pass that missed a block must not be taken for a whole one
             del self._passes[where]
+            raise
         return True
 
     def _expire(self, topic: Topic, partition: Partition, now_ms: int) -> bool:

@@ -158,6 +158,8 @@ def test_second_process_learns_who_holds_the_log(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
+    with Log(tmp_path, readonly=True) as seen:
+        assert seen.end("b", 0) > position, "what a killed process left can be looked at"
     with Log(tmp_path), pytest.raises(LogBusyError, match="this process"):
         Log(tmp_path)
 
@@ -173,6 +175,7 @@ def test_one_program_shares_one_log(tmp_path: Path) -> None:
     """`shared` gives a program's parts the same log; it closes with its last user."""
     first, second = Log.shared(tmp_path), Log.shared(tmp_path / ".." / tmp_path.name)
     assert first is second
+    Log(first.directory, readonly=True).close()
     first.create_topic("t", 1)
     first.close()
     second.append([("t", 0, batch(b"x"))])
@@ -250,10 +253,10 @@ def test_torn_tail(tmp_path: Path, seed: int) -> None:
     assert len(seen) > 3, "cuts at different places leave different prefixes"
 
 
-def fill(log: Log) -> None:
+def fill(log: Log, topic: str = "t") -> None:
     """Appends ten times what a log of 2 MB takes."""
     for number in range(400):
-        log.append([("t", 0, batch(os.urandom(50_000)))], "g", [("t", 0, number + 1)])
+        log.append([(topic, 0, batch(os.urandom(50_000)))], "g", [(topic, 0, number + 1)])
 
 
 def test_full_log_says_so_and_goes_on(tmp_path: Path) -> None:
@@ -463,6 +466,28 @@ def check_compacted(log: Log, written: list[tuple[bytes | None, bytes | None, in
             assert offset not in offsets, "superseded"
         elif value is not None or now_ms < created_ms + 3 * HOUR_MS:
             assert offset in offsets
+
+
+def test_compaction_begins_anew_after_a_failure(tmp_path: Path) -> None:
+    """A pass that failed halfway is not taken for a whole one: everything superseded goes in the next."""
+    with Log(tmp_path, "normal") as log:
+        log.create_topic("t", 1, cleanup="compact")
+        for _ in range(4):
+            records = Records()
+            for key in range(5_000):
+                records.append(b"%d" % key, b"v")
+            log.append([("t", 0, records)])
+        while not (under_way := log._upkeep._passes.get(("t", 0))) or under_way.learning:
+            assert log.maintain(0, 0, everything=True)
+        file = sqlite3.connect(tmp_path / "log.sqlite3", isolation_level=None)
+        (whole,) = file.execute("select data from blocks where first = 5000").fetchone()
+        file.execute("update blocks set data = x'01' where first = 5000")
+        with pytest.raises(LogDamagedError, match="offset 5000"):
+            log.maintain(0, 10_000, everything=True)
+        file.execute("update blocks set data = ? where first = 5000", (whole,))
+        file.close()
+        assert not log.maintain(0, 10_000, everything=True)
+        assert [offset for offset, _, _ in read_all(log, "t")] == list(range(15_000, 20_000))
 
 
 def test_compaction_merges_single_sends(tmp_path: Path) -> None:
