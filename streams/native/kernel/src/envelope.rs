@@ -613,3 +613,330 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Records;
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn rules(format: Format) -> Recognition {
+        Recognition {
+            format,
+            type_name: "acme.Device".to_owned(),
+            message_index: vec![0],
+            schema_ids: Vec::new(),
+            record_bytes_max: 1_000,
+        }
+    }
+
+    fn record(value: Option<&[u8]>, headers: &[(&str, &[u8])]) -> Records {
+        let mut records = Records::new();
+        records.push(Some(b"key"), value, 7, 9).unwrap();
+        for (name, value) in headers {
+            records.push_header(name.as_bytes(), Some(value)).unwrap();
+        }
+        records
+    }
+
+    /// Recognises one record and hands the event, or the reason why there is none, to `look`.
+    fn with<T>(
+        rules: &Recognition,
+        value: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+        look: impl FnOnce(Result<Event<'_>, Refusal>) -> T,
+    ) -> T {
+        look(recognise(rules, &record(value, headers).get(0), &mut Scratch::default()))
+    }
+
+    fn reason(format: Format, value: &[u8], headers: &[(&str, &[u8])]) -> Reason {
+        with(&rules(format), Some(value), headers, |event| event.unwrap_err().reason)
+    }
+
+    fn data(rules: &Recognition, value: &[u8], headers: &[(&str, &[u8])]) -> Vec<u8> {
+        with(rules, Some(value), headers, |event| event.unwrap().data.to_vec())
+    }
+
+    fn attribute_entry(name: &str, member: u32, value: &[u8]) -> Vec<u8> {
+        let (mut inner, mut entry) = (Vec::new(), Vec::new());
+        wire::put_len(&mut inner, member, value);
+        wire::put_len(&mut entry, 1, name.as_bytes());
+        wire::put_len(&mut entry, 2, &inner);
+        entry
+    }
+
+    fn structured(attributes: &[Vec<u8>], member: u32, data: &[u8]) -> Vec<u8> {
+        let mut event = Vec::new();
+        wire::put_len(&mut event, 1, b"id-1");
+        wire::put_len(&mut event, 2, b"/source");
+        wire::put_len(&mut event, 3, b"1.0");
+        attributes.iter().for_each(|entry| wire::put_len(&mut event, 5, entry));
+        if member > 0 {
+            wire::put_len(&mut event, member, data);
+        }
+        event
+    }
+
+    const STRUCTURED: (&str, &[u8]) = ("content-type", b"Application/CloudEvents+Protobuf; charset=utf-8");
+    const BINARY: [(&str, &[u8]); 6] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"id-2"),
+        ("ce_source", b"/binary"),
+        ("ce_subject", b"device-2"),
+        ("ce_sequence", b"00012"),
+        ("ce_time", b"1970-01-01T00:00:01Z"),
+    ];
+
+    #[test]
+    fn a_plain_value_is_the_message_an_empty_one_too_and_null_is_a_delete() {
+        for format in [Format::Auto, Format::Plain] {
+            assert_eq!(b"\x0a\x01x".to_vec(), data(&rules(format), b"\x0a\x01x", &[]));
+            with(&rules(format), Some(b""), &[], |event| assert!(!event.unwrap().is_delete));
+            with(&rules(format), None, &[], |event| assert!(event.unwrap().is_delete));
+        }
+    }
+
+    #[test]
+    fn confluent_frames_must_name_the_configured_message() {
+        let mut rules = rules(Format::Auto);
+        assert_eq!(b"M".to_vec(), data(&rules, b"\0\0\0\0\x05\0M", &[]));
+        assert_eq!(b"M".to_vec(), data(&rules, b"\0\0\0\0\x05\x02\0M", &[]), "[0] written out");
+        let wrong = |rules: &Recognition, value: &[u8]| with(rules, Some(value), &[], |e| e.unwrap_err().reason);
+        assert_eq!(Reason::WrongSchema, wrong(&rules, b"\0\0\0\0\x05\x02\x02M"));
+        rules.message_index = vec![1, 2];
+        assert_eq!(b"M".to_vec(), data(&rules, b"\0\0\0\0\x05\x04\x02\x04M", &[]));
+        assert_eq!(Reason::WrongSchema, wrong(&rules, b"\0\0\0\0\x05\0M"));
+        assert_eq!(Reason::WrongSchema, wrong(&rules, b"\0\0\0\0\x05\x01M"), "a negative count");
+        rules.schema_ids = vec![5];
+        assert_eq!(b"M".to_vec(), data(&rules, b"\0\0\0\0\x05\x04\x02\x04M", &[]));
+        assert_eq!(Reason::WrongSchema, wrong(&rules, b"\0\0\0\0\x06\x04\x02\x04M"));
+        for length in 1..8 {
+            assert_eq!(Reason::BadEnvelope, wrong(&rules, &b"\0\0\0\0\x05\x04\x02\x04"[..length]));
+        }
+    }
+
+    #[test]
+    fn the_guid_form_lies_in_the_value_or_in_a_header() {
+        let mut frame = vec![1u8; 17];
+        frame.push(0);
+        let header: (&str, &[u8]) = ("__value_schema_id", &frame.clone());
+        let framed = [frame.as_slice(), b"M"].concat();
+        assert_eq!(b"M".to_vec(), data(&rules(Format::Auto), &framed, &[]));
+        assert_eq!(b"\x0aM".to_vec(), data(&rules(Format::Confluent), b"\x0aM", &[header]));
+        let longer: (&str, &[u8]) = ("__value_schema_id", &framed);
+        assert_eq!(Reason::BadEnvelope, reason(Format::Auto, b"M", &[longer]));
+        assert_eq!(Reason::BadEnvelope, reason(Format::Auto, b"M", &[("__value_schema_id", b"\x02")]));
+        let narrowed = Recognition { schema_ids: vec![5], ..rules(Format::Auto) };
+        with(&narrowed, Some(&framed), &[], |event| assert_eq!(Reason::WrongSchema, event.unwrap_err().reason));
+    }
+
+    #[test]
+    fn a_fixed_format_reads_nothing_else() {
+        assert_eq!(Reason::BadEnvelope, reason(Format::Confluent, b"\x0aM", &[]));
+        assert_eq!(Reason::BadEnvelope, reason(Format::CloudEvents, b"\x0aM", &[]));
+        assert_eq!(b"\0\0".to_vec(), data(&rules(Format::Plain), b"\0\0", &[STRUCTURED]));
+        with(&rules(Format::Plain), Some(b"M"), &BINARY, |event| assert_eq!("", event.unwrap().id));
+        with(&rules(Format::Confluent), Some(b"\0\0\0\0\x05\0M"), &BINARY, |event| {
+            assert_eq!("", event.unwrap().id);
+        });
+    }
+
+    #[test]
+    fn a_structured_cloudevent_gives_its_data_and_attributes() {
+        let value = structured(
+            &[
+                attribute_entry("subject", 3, b"device-1"),
+                attribute_entry("sequence", 3, b"41"),
+                attribute_entry("time", 7, b"\x08\x05\x10\x06"),
+                attribute_entry("traceparent", 3, TRACE.as_bytes()),
+                attribute_entry("other", 3, b"\xff"),
+            ],
+            6,
+            b"M",
+        );
+        with(&rules(Format::Auto), Some(&value), &[STRUCTURED, ("correlation-id", b"c")], |event| {
+            let event = event.unwrap();
+            assert_eq!((b"M".as_slice(), false), (event.data, event.is_delete));
+            assert_eq!(
+                ("id-1", "/source", "device-1", TRACE),
+                (event.id, event.source, event.subject, event.traceparent)
+            );
+            assert_eq!((Sequence::Number(41), Some((5, 6))), (event.sequence, event.time));
+            assert_eq!(Some(b"c".as_slice()), event.correlation);
+        });
+    }
+
+    #[test]
+    fn proto_data_must_hold_the_configured_type() {
+        let any = |url: &str| {
+            let mut any = Vec::new();
+            wire::put_len(&mut any, 1, url.as_bytes());
+            wire::put_len(&mut any, 2, b"M");
+            structured(&[], 8, &any)
+        };
+        assert_eq!(b"M".to_vec(), data(&rules(Format::Auto), &any("type.googleapis.com/acme.Device"), &[STRUCTURED]));
+        assert_eq!(Reason::WrongSchema, reason(Format::Auto, &any("type.googleapis.com/Device"), &[STRUCTURED]));
+        assert_eq!(Reason::WrongSchema, reason(Format::Auto, &structured(&[], 8, b""), &[STRUCTURED]));
+    }
+
+    #[test]
+    fn a_structured_cloudevent_without_data_is_a_delete_and_one_with_text_is_refused() {
+        with(&rules(Format::Auto), Some(&structured(&[], 0, b"")), &[STRUCTURED], |event| {
+            assert!(event.unwrap().is_delete);
+        });
+        with(&rules(Format::Auto), Some(&structured(&[], 6, b"")), &[STRUCTURED], |event| {
+            assert!(!event.unwrap().is_delete, "binary_data is there, and empty: a message of defaults");
+        });
+        assert_eq!(Reason::BadEnvelope, reason(Format::Auto, &structured(&[], 7, b"text"), &[STRUCTURED]));
+        for content_type in [b"application/cloudevents+json".as_slice(), b"application/cloudevents-batch+protobuf"] {
+            assert_eq!(Reason::BadEnvelope, reason(Format::Auto, b"{}", &[("content-type", content_type)]));
+        }
+        assert_eq!(Reason::BadEnvelope, reason(Format::Auto, b"\x0a\x05", &[STRUCTURED]));
+        assert_eq!(Reason::BadEnvelope, reason(Format::Auto, b"\x0a\x01\xff", &[STRUCTURED]));
+    }
+
+    #[test]
+    fn a_binary_cloudevent_gives_its_headers_and_without_data_is_a_delete() {
+        with(&rules(Format::Auto), Some(b"M"), &BINARY, |event| {
+            let event = event.unwrap();
+            assert_eq!((b"M".as_slice(), false), (event.data, event.is_delete));
+            assert_eq!(("id-2", "/binary", "device-2"), (event.id, event.source, event.subject));
+            assert_eq!((Sequence::Number(12), Some((1, 0))), (event.sequence, event.time));
+        });
+        with(&rules(Format::CloudEvents), Some(b""), &BINARY, |event| assert!(event.unwrap().is_delete));
+        with(&rules(Format::Auto), None, &BINARY, |event| {
+            let event = event.unwrap();
+            assert_eq!((true, "id-2"), (event.is_delete, event.id));
+        });
+        assert_eq!(b"M".to_vec(), data(&rules(Format::Auto), b"\0\0\0\0\x05\0M", &BINARY), "framed inside");
+        let headers = [("ce_specversion", b"1.0".as_slice()), ("ce_id", b"\xff")];
+        assert_eq!(Reason::BadEnvelope, reason(Format::Auto, b"M", &headers));
+    }
+
+    #[test]
+    fn the_sequence_is_an_unsigned_decimal_whatever_carries_it() {
+        let integer = |number: u64| {
+            let (mut inner, mut entry) = (Vec::new(), Vec::new());
+            wire::put_uint(&mut inner, 2, number);
+            wire::put_len(&mut entry, 1, b"sequence");
+            wire::put_len(&mut entry, 2, &inner);
+            structured(&[entry], 6, b"")
+        };
+        let text = |text: &[u8]| structured(&[attribute_entry("sequence", 3, text)], 6, b"");
+        for (value, expected) in [
+            (integer(7), Sequence::Number(7)),
+            (integer(-7i64 as u64), Sequence::Bad),
+            (text(b"18446744073709551615"), Sequence::Number(u64::MAX)),
+            (text(b"18446744073709551616"), Sequence::Bad),
+            (text(b""), Sequence::Bad),
+            (text(b"-1"), Sequence::Bad),
+            (text(b"1.0"), Sequence::Bad),
+        ] {
+            let found = with(&rules(Format::Auto), Some(&value), &[STRUCTURED], |event| event.unwrap().sequence);
+            assert_eq!(expected, found);
+        }
+    }
+
+    #[test]
+    fn the_hops_own_trace_wins_and_a_damaged_one_is_left_out() {
+        let ce: (&str, &[u8]) = ("ce_traceparent", TRACE.as_bytes());
+        let hop = TRACE.replace("0af7", "1af7");
+        let headers = [BINARY[0], BINARY[1], ce, ("traceparent", hop.as_bytes())];
+        with(&rules(Format::Auto), Some(b"M"), &headers, |event| assert_eq!(hop, event.unwrap().traceparent));
+        let headers = [BINARY[0], BINARY[1], ce, ("traceparent", b"\xff".as_slice())];
+        with(&rules(Format::Auto), Some(b"M"), &headers, |event| assert_eq!(TRACE, event.unwrap().traceparent));
+    }
+
+    #[test]
+    fn one_zstd_frame_is_read_and_nothing_beside_it() {
+        let zstd: (&str, &[u8]) = ("content-encoding", b"ZSTD");
+        let frame = zstd::bulk::compress(b"message", 3).unwrap();
+        assert_eq!(b"message".to_vec(), data(&rules(Format::Auto), &frame, &[zstd]));
+        assert_eq!(b"M".to_vec(), data(&rules(Format::Auto), b"M", &[("content-encoding", b"identity")]));
+        for damaged in [&frame[..frame.len() - 1], &[frame.as_slice(), &frame].concat(), b"message", b""] {
+            assert_eq!(Reason::BadCompression, reason(Format::Auto, damaged, &[zstd]));
+        }
+        assert_eq!(Reason::BadCompression, reason(Format::Auto, b"M", &[("content-encoding", b"gzip")]));
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit_whether_it_tells_its_size_or_not() {
+        let zstd: (&str, &[u8]) = ("content-encoding", b"zstd");
+        let bomb = vec![0u8; 10_000_000];
+        let told = zstd::bulk::compress(&bomb, 3).unwrap();
+        let mut untold = zstd::stream::encode_all(bomb.as_slice(), 3).unwrap();
+        assert_eq!(Ok(None), zstd::zstd_safe::get_frame_content_size(&untold).map_err(|_| ()));
+        assert_eq!(Reason::RecordTooLarge, reason(Format::Auto, &told, &[zstd]));
+        assert_eq!(Reason::RecordTooLarge, reason(Format::Auto, &untold, &[zstd]));
+        let fits = zstd::stream::encode_all(vec![0u8; 1_000].as_slice(), 3).unwrap();
+        with(&rules(Format::Plain), Some(&fits), &[zstd], |event| assert_eq!(1_000, event.unwrap().data.len()));
+        untold.truncate(20);
+        assert_eq!(Reason::BadCompression, reason(Format::Auto, &untold, &[zstd]));
+        assert_eq!(Reason::RecordTooLarge, reason(Format::Auto, &[1; 1_001], &[]));
+    }
+
+    #[test]
+    fn rfc_3339_times_are_read_to_the_nanosecond() {
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", Some((0, 0))),
+            ("2024-02-29T23:59:59.123456789Z", Some((1_709_251_199, 123_456_789))),
+            ("2024-02-29T23:59:59.1234567891Z", Some((1_709_251_199, 123_456_789))),
+            ("2000-01-01t01:00:00.5+01:00", Some((946_684_800, 500_000_000))),
+            ("1969-12-31T23:59:59.25z", Some((-1, 250_000_000))),
+            ("1999-12-31T23:30:00-00:30", Some((946_684_800, 0))),
+            ("2016-12-31T23:59:60Z", Some((1_483_228_800, 0))),
+            ("9999-12-31T23:59:59Z", Some((SECONDS_MAX, 0))),
+            ("0001-01-01T00:00:00Z", Some((SECONDS_MIN, 0))),
+            ("0001-01-01T00:00:00+00:01", None),
+            ("2023-02-29T00:00:00Z", None),
+            ("2023-01-01T24:00:00Z", None),
+            ("2023-01-01T00:00:00", None),
+            ("2023-01-01T00:00:00.Z", None),
+            ("2023-01-01T00:00:00+1:00", None),
+            ("2023-01-01", None),
+            ("\u{e9}023-01-01T00:00:00Z", None),
+        ] {
+            assert_eq!(expected, timestamp_text(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_replayed_dead_letter_tells_where_it_was() {
+        let headers: [(&str, &[u8]); 3] =
+            [("dlq-origin-topic", b"devices"), ("dlq-origin-partition", b"3"), ("dlq-origin-offset", b"17")];
+        let records = record(None, &headers);
+        assert_eq!(Some(Origin { topic: b"devices", partition: 3, offset: 17 }), origin(&records.get(0)));
+        assert_eq!(None, origin(&record(None, &headers[..2]).get(0)));
+        assert_eq!(None, origin(&record(None, &[headers[0], headers[1], ("dlq-origin-offset", b"-1")]).get(0)));
+    }
+
+    #[test]
+    fn any_bytes_give_an_event_or_a_refusal() {
+        let mut state = 7u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize
+        };
+        let seeds: [&[u8]; 4] = [
+            &structured(&[attribute_entry("time", 7, b"\x08\x05"), attribute_entry("sequence", 3, b"1")], 6, b"MM"),
+            b"\0\0\0\0\x05\x04\x02\x04MMMM",
+            &zstd::bulk::compress(b"message message message", 3).unwrap(),
+            b"\x01\x0b\x0b\x0b\x0c\x0c\x0c",
+        ];
+        for round in 0..20_000 {
+            let mut value = seeds[round % seeds.len()].to_vec();
+            for _ in 0..=random() % 3 {
+                let at = random() % value.len();
+                value[at] = random() as u8;
+            }
+            value.truncate(value.len() - random() % value.len().min(4));
+            let zstd: (&str, &[u8]) = ("content-encoding", b"zstd");
+            let header: (&str, &[u8]) = ("__value_schema_id", &value.clone());
+            let time: (&str, &[u8]) = ("ce_time", &value.clone());
+            for headers in [&[STRUCTURED] as &[_], &[], &[zstd], &[header], &[BINARY[0], BINARY[1], time]] {
+                with(&rules(Format::Auto), Some(&value), headers, |event| drop(event));
+            }
+        }
+    }
+}

@@ -140,12 +140,12 @@ impl Table {
     pub fn is_resident(&self) -> bool {
         self.resident
     }
-    /// Number of committed rows, tombstones included.
+    /// Number of committed rows, tombstones included, the schema record not.
     pub fn len(&self) -> usize {
-        self.rows
+        self.rows - usize::from(self.get(SCHEMA_KEY).is_some())
     }
     pub fn is_empty(&self) -> bool {
-        self.rows == 0
+        self.len() == 0
     }
     /// Bytes of keys, rows, layers and the structures around them.
     pub fn nbytes(&self) -> usize {
@@ -500,5 +500,216 @@ fn check(key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
         Some([]) => Err(RowError::Damaged { bytes: 0 }),
         Some(row) if key != SCHEMA_KEY => order(row).map(|_| ()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::{schema_record, Header};
+
+    const KEY: &[u8] = b"key";
+
+    fn row(epoch: u64, revision: u64, message: &[u8]) -> Vec<u8> {
+        let (mut header, mut bytes) = (Header::new(epoch, 1), Vec::new());
+        (header.revision, header.offset) = (revision, revision as i64);
+        header.write_live(message, &mut bytes);
+        bytes
+    }
+
+    fn tombstone(epoch: u64, deleted_at_ms: u64) -> Vec<u8> {
+        let (mut header, mut bytes) = (Header::new(epoch, 1), Vec::new());
+        header.write_tombstone(deleted_at_ms, &mut bytes);
+        bytes
+    }
+
+    fn put(table: &mut Table, key: &[u8], row: Option<&[u8]>) {
+        let place = table.find(key);
+        table.write(place, key, row);
+    }
+
+    fn newest<'a>(table: &'a Table, key: &[u8]) -> Option<&'a [u8]> {
+        table.find(key).slot.and_then(|slot| table.newest(slot))
+    }
+
+    fn pairs(records: &Records) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let owned = |record: crate::records::Record<'_>| {
+            (record.key().unwrap_or_default().to_vec(), record.value().map(<[u8]>::to_vec))
+        };
+        records.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn versions_of_one_mark_overwrite_each_other_and_later_marks_hide_earlier_ones() {
+        let mut table = Table::new(true);
+        let (short, long, last) = (row(1, 1, b"a"), row(1, 2, b"longer"), row(1, 3, b"b"));
+        let first = table.begin(0);
+        put(&mut table, KEY, Some(&short));
+        put(&mut table, KEY, Some(&long));
+        assert_eq!((1, Some(long.as_slice())), (table.changed(), newest(&table, KEY)));
+        let second = table.begin(0);
+        put(&mut table, KEY, Some(&last));
+        assert_eq!(Some(last.as_slice()), newest(&table, KEY));
+        assert_eq!(None, table.get(KEY));
+
+        let expected = |row: &[u8]| vec![(KEY.to_vec(), Some(row.to_vec()))];
+        assert_eq!(expected(&long), pairs(&table.changelog(0, first).unwrap()));
+        assert_eq!(expected(&last), pairs(&table.changelog(first, second).unwrap()));
+        assert_eq!(expected(&last), pairs(&table.changelog(0, second).unwrap()));
+
+        table.commit(first).unwrap();
+        assert_eq!((Some(long.as_slice()), Some(last.as_slice())), (table.get(KEY), newest(&table, KEY)));
+        table.commit(second).unwrap();
+        assert_eq!((Some(last.as_slice()), 1), (table.get(KEY), table.len()));
+        assert_eq!(0, table.changelog(0, second).unwrap().len());
+    }
+
+    #[test]
+    fn an_abort_drops_everything_uncommitted_and_nothing_else() {
+        let mut table = Table::new(true);
+        let (kept, lost) = (row(1, 1, b"kept"), row(1, 2, b"lost"));
+        let mark = table.begin(0);
+        put(&mut table, KEY, Some(&kept));
+        table.commit(mark).unwrap();
+        for _ in 0..2 {
+            table.begin(0);
+            put(&mut table, KEY, Some(&lost));
+            put(&mut table, b"new", Some(&lost));
+        }
+        table.drop_pending();
+        assert_eq!((Some(kept.as_slice()), None), (newest(&table, KEY), newest(&table, b"new")));
+        assert_eq!((1, None), (table.len(), table.find(b"new").slot));
+        assert!(table.begin(0) > mark + 2, "marks are never given out twice");
+    }
+
+    #[test]
+    fn reverting_a_call_brings_back_the_version_of_the_mark_before() {
+        let mut table = Table::new(true);
+        let (before, failed, after) = (row(1, 1, b"before"), row(1, 2, b"failed"), row(1, 2, b"after"));
+        let first = table.begin(0);
+        put(&mut table, KEY, Some(&before));
+        table.begin(0);
+        put(&mut table, KEY, Some(&failed));
+        put(&mut table, b"new", Some(&failed));
+        table.revert();
+        assert_eq!((Some(before.as_slice()), None), (newest(&table, KEY), newest(&table, b"new")));
+        assert_eq!(1, table.changelog(0, first).unwrap().len());
+        let second = table.begin(0);
+        assert_eq!(first + 1, second);
+        put(&mut table, KEY, Some(&after));
+        table.commit(second).unwrap();
+        assert_eq!(Some(after.as_slice()), table.get(KEY));
+    }
+
+    #[test]
+    fn a_removed_row_is_null_in_the_changelog_and_leaves_no_slot() {
+        let mut table = Table::new(true);
+        table.restore(KEY, Some(&row(1, 1, b"x"))).unwrap();
+        let bytes = table.bytes;
+        let mark = table.begin(0);
+        put(&mut table, KEY, None);
+        assert_eq!(None, newest(&table, KEY));
+        assert_eq!(vec![(KEY.to_vec(), None)], pairs(&table.changelog(0, mark).unwrap()));
+        table.commit(mark).unwrap();
+        assert_eq!((0, 0, None), (table.len(), table.bytes, table.find(KEY).slot));
+        table.restore(KEY, Some(&row(2, 1, b"x"))).unwrap();
+        assert_eq!((1, bytes, 1), (table.len(), table.bytes, table.slots.len()));
+    }
+
+    #[test]
+    fn a_row_removed_under_one_mark_and_created_under_the_next_survives_both_commits() {
+        let mut table = Table::new(true);
+        let again = row(2, 1, b"again");
+        table.restore(KEY, Some(&row(1, 1, b"x"))).unwrap();
+        let first = table.begin(0);
+        put(&mut table, KEY, None);
+        let second = table.begin(0);
+        put(&mut table, KEY, Some(&again));
+        table.commit(first).unwrap();
+        assert_eq!((None, Some(again.as_slice())), (table.get(KEY), newest(&table, KEY)));
+        table.commit(second).unwrap();
+        assert_eq!((Some(again.as_slice()), 1), (table.get(KEY), table.len()));
+    }
+
+    #[test]
+    fn tombstones_expire_when_due_at_most_so_many_at_once_and_return_with_an_abort() {
+        let mut table = Table::new(true);
+        for (at, key) in [(10, b"a"), (20, b"b"), (30, b"c")] {
+            table.restore(key, Some(&tombstone(at, at))).unwrap();
+        }
+        table.restore(b"b", Some(&row(20, 9, b"came back"))).unwrap();
+        table.begin(0);
+        assert_eq!(1, table.expire(30, 1));
+        assert_eq!(None, newest(&table, b"a"));
+        table.drop_pending();
+        let mark = table.begin(0);
+        assert_eq!(1, table.expire(29, 10));
+        assert_eq!(0, table.expire(29, 10));
+        assert_eq!(1, table.expire(30, 10));
+        table.commit(mark).unwrap();
+        assert_eq!((vec![b"b".as_slice()], 30), (table.keys().collect::<Vec<_>>(), table.epoch_floor()));
+    }
+
+    #[test]
+    fn restore_keeps_the_highest_epoch_revision_and_offset_and_null_removes() {
+        let mut table = Table::new(true);
+        let (low, high, other) = (row(1, 9, b"low"), row(2, 1, b"high"), row(2, 1, b"later"));
+        for row in [&low, &high, &low] {
+            table.restore(KEY, Some(row)).unwrap();
+        }
+        assert_eq!(Some(high.as_slice()), table.get(KEY));
+        table.restore(KEY, Some(&other)).unwrap();
+        assert_eq!(Some(other.as_slice()), table.get(KEY));
+        table.restore(KEY, None).unwrap();
+        table.restore(b"never there", None).unwrap();
+        assert_eq!((None, 0, 2, 0), (table.get(KEY), table.len(), table.epoch_floor(), table.index.len()));
+        table.restore(SCHEMA_KEY, Some(&schema_record(b"fields"))).unwrap();
+        assert_eq!((0, 0), (table.len(), table.keys().count()));
+        assert_eq!(Err(RowError::Format { came: 9 }), table.restore(KEY, Some(&[9; 60])));
+        assert_eq!(Err(RowError::Damaged { bytes: 0 }), table.restore(KEY, Some(&[])));
+    }
+
+    #[test]
+    fn a_table_over_a_store_returns_what_to_write_and_keeps_it_until_the_next_commit() {
+        let mut table = Table::new(false);
+        let (old, new) = (row(1, 1, b"old"), row(1, 2, b"new"));
+        table.load(KEY, Some(&old)).unwrap();
+        table.load(b"absent", None).unwrap();
+        table.load(KEY, Some(&new)).unwrap();
+        assert_eq!(Some(old.as_slice()), newest(&table, KEY), "a key that is here keeps what it has");
+        let mark = table.begin(0);
+        put(&mut table, KEY, Some(&new));
+        table.evict();
+        assert_eq!((true, None), (table.find(KEY).slot.is_some(), table.find(b"absent").slot));
+        assert_eq!(vec![(KEY.to_vec(), Some(new.clone()))], pairs(&table.commit(mark).unwrap()));
+        table.evict();
+        assert!(table.find(KEY).slot.is_some(), "the store may still be writing");
+        table.commit(mark).unwrap();
+        table.evict();
+        assert_eq!((None, 0, 0), (table.find(KEY).slot, table.len(), table.bytes));
+    }
+
+    #[test]
+    fn a_table_over_a_store_returns_restored_rows_with_the_next_commit() {
+        let mut table = Table::new(false);
+        let (old, new) = (row(1, 1, b"old"), row(1, 2, b"new"));
+        table.load(KEY, Some(&new)).unwrap();
+        table.load(b"gone", Some(&old)).unwrap();
+        table.restore(KEY, Some(&old)).unwrap();
+        table.restore(b"gone", None).unwrap();
+        table.restore(b"other", Some(&old)).unwrap();
+        let written = pairs(&table.commit(0).unwrap());
+        assert_eq!(vec![(b"gone".to_vec(), None), (b"other".to_vec(), Some(old))], written);
+    }
+
+    #[test]
+    fn drops_are_counted_in_a_row_and_a_write_starts_anew() {
+        let mut table = Table::new(true);
+        table.begin(0);
+        put(&mut table, KEY, Some(&row(1, 1, b"x")));
+        let slot = table.find(KEY).slot.unwrap();
+        assert_eq!((1, 2), (table.count_drop(slot), table.count_drop(slot)));
+        put(&mut table, KEY, Some(&row(1, 2, b"x")));
+        assert_eq!(1, table.count_drop(slot));
     }
 }
