@@ -1,0 +1,121 @@
+"""What both clients ask of a broker, Kafka or the embedded log.
+
+Everything here blocks: an async client calls it from a thread, a blocking one directly. The two implementations look
+alike: `streams.client.kafka` and `streams.client.embedded`; `streams.client.connect` says which one an address names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from streams._native import Records
+from streams.errors import TransportError
+from streams.options import SecuritySettings
+
+__all__ = [
+    "COMPRESSION",
+    "DELIVERY_TIMEOUT_MS",
+    "RECORD_BYTES_MAX",
+    "Ack",
+    "Outcome",
+    "Reader",
+    "ReaderOptions",
+    "Run",
+    "Start",
+    "Writer",
+    "WriterOptions",
+]
+
+DELIVERY_TIMEOUT_MS = 120_000
+"""What Kafka's own producer allows, retries included: longer than a broker's restart or a leader election."""
+RECORD_BYTES_MAX = 1_000_000
+"""A little below the 1,048,588 bytes that a topic takes by default, for what the batch adds."""
+COMPRESSION = "zstd"
+"""The smallest of Kafka's codecs at a speed that no producer notices."""
+
+Start = Literal["group", "earliest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Where an event is, durably."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+Outcome = Ack | TransportError
+"""What became of one record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive records of one partition. `end`: the end of the partition, when it was reached there; else -1."""
+
+    partition: int
+    records: Records
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriterOptions:
+    """How records are sent."""
+
+    security: SecuritySettings | None = None
+    delivery_timeout_ms: int = DELIVERY_TIMEOUT_MS
+    record_bytes_max: int = RECORD_BYTES_MAX
+    compression: str = COMPRESSION
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderOptions:
+    """What is read, and from where on."""
+
+    group: str | None = None
+    start: Start = "group"
+    security: SecuritySettings | None = None
+    topic_timeout_ms: int = 30_000
+    """How long a topic that does not exist yet is waited for: as long as a worker takes to start and create it."""
+
+
+class Writer(Protocol):
+    """Appends records and waits until they are durable. May be called from several threads."""
+
+    def write(self, topic: str, records: Records, partition: int = -1) -> list[Outcome]:
+        """Appends in order and returns what became of each record. Partition -1: by murmur2 of the key."""
+        ...
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Makes a topic; one that exists is left as it is. TransportError when it cannot be made."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of the broker; what was not acknowledged by then may be lost."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads one topic at read_committed. One thread at a time, but for `close`."""
+
+    def fetch(self, records_max: int, timeout_ms: int) -> list[Run]:
+        """The next records; waits up to `timeout_ms` for the first. Empty: nothing came."""
+        ...
+
+    def assignment(self) -> frozenset[int]:
+        """The partitions that are this reader's now. A group moves them between its members."""
+        ...
+
+    def ends(self) -> dict[int, int]:
+        """Per assigned partition the offset after its last committed record as of now."""
+        ...
+
+    def commit(self, offsets: Mapping[int, int]) -> bool:
+        """Keeps the group's offsets; False when that did not work for now, or the partitions went elsewhere."""
+        ...
+
+    def close(self) -> None:
+        """Leaves the group and lets go of the broker."""
+        ...

@@ -1,0 +1,131 @@
+"""Clients on the embedded log: in the process that owns its directory, side by side with a worker there."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+
+from streams._native import Records, murmur2_partition
+from streams.client.broker import Ack, Outcome, ReaderOptions, Run
+from streams.errors import TransportError, UnknownTopicError
+from streams.transport.log import Log
+
+__all__ = ["Reader", "Writer"]
+
+TOPIC_POLL_S = 0.05
+"""How often a topic that does not exist yet is looked for; looking is a dictionary look-up."""
+
+
+class Writer:
+    """Appends to the log. One write is one transaction, durable as the log's `fsync` says."""
+
+    def __init__(self, broker: str, directory: str) -> None:
+        """Opens the directory, or shares it with whoever in this process has it open."""
+        self._broker = broker
+        self._log = Log.shared(directory)
+
+    def write(self, topic: str, records: Records, partition: int = -1) -> list[Outcome]:
+        """Appends in order and returns what became of each record. Partition -1: by murmur2 of the key."""
+        count = self._log.partitions(topic)
+        if count is None:
+            unknown: Outcome = UnknownTopicError(topic, self._broker)
+            return [unknown] * len(records)
+        split: dict[int, Records] = {}
+        places: list[tuple[int, int]] = []
+        for index in range(len(records)):
+            key = records.key(index)
+            if partition >= 0:
+                where = partition
+            elif key is not None:
+                where = murmur2_partition(key, count)
+            else:
+                where = random.randrange(count)  # as Kafka's producers spread records without a key
+            share = split.setdefault(where, Records())
+            places.append((where, len(share)))
+            share.append(key, records.value(index), records.headers(index), records.timestamp_ms(index))
+        try:
+            self._log.append([(topic, where, share) for where, share in split.items()])
+        except TransportError as error:
+            if len(records) == 1:
+                return [error]
+            # Nothing of the batch was written. One record may be to blame, and is no other's fault.
+            return [
+                outcome for index in range(len(records))
+                for outcome in self.write(topic, records.slice(index, index + 1), partition)
+            ]  # fmt: skip
+        return [Ack(topic, where, split[where].offset(index)) for where, index in places]
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Makes a topic; one that exists is left as it is."""
+        if self._log.partitions(topic) is None:
+            self._log.create_topic(topic, partitions)
+
+    def close(self) -> None:
+        """Lets go of the log; the last one of this process closes it."""
+        self._log.close()
+
+
+class Reader:
+    """Reads every partition of one topic. A group only keeps offsets here: its members do not share partitions."""
+
+    def __init__(self, broker: str, directory: str, topic: str, options: ReaderOptions) -> None:
+        """Opens the directory, or shares it. UnknownTopicError when the topic does not come in time."""
+        self._topic = topic
+        self._group = options.group
+        self._log = Log.shared(directory)
+        try:
+            count = self._wait_for_topic(broker, options.topic_timeout_ms)
+            held = self._log.committed(options.group) if options.group and options.start == "group" else {}
+            self._positions = {
+                (topic, partition): held.get((topic, partition), self._log.start(topic, partition))
+                for partition in range(count)
+            }
+        except BaseException:
+            self._log.close()
+            raise
+        self._at_end: set[int] = set()  # partitions whose end was reported at their position
+
+    def fetch(self, records_max: int, timeout_ms: int) -> list[Run]:
+        """The next records; waits up to `timeout_ms` for the first."""
+        ready = self._log.wait(self._positions, timeout_ms)
+        runs = []
+        for where in ready:
+            # The end first: what is appended after this look is the next fetch's.
+            end = self._log.end(*where)
+            records = self._log.read(*where, self._positions[where], max(records_max // len(ready), 1))
+            after = records.last_offset + 1 if len(records) else end
+            self._positions[where] = max(after, self._positions[where])
+            self._at_end.discard(where[1])
+            runs.append(Run(where[1], records, -1))
+        for where, position in self._positions.items():
+            if position >= self._log.end(*where) and where[1] not in self._at_end:
+                self._at_end.add(where[1])
+                runs.append(Run(where[1], Records(), position))
+        return runs
+
+    def assignment(self) -> frozenset[int]:
+        """Every partition of the topic."""
+        return frozenset(partition for _, partition in self._positions)
+
+    def ends(self) -> dict[int, int]:
+        """Per partition the offset that the next record gets."""
+        return {partition: self._log.end(topic, partition) for topic, partition in self._positions}
+
+    def commit(self, offsets: Mapping[int, int]) -> bool:
+        """Keeps the group's offsets in the log."""
+        if self._group and offsets:
+            self._log.append([], self._group, [(self._topic, partition, at) for partition, at in offsets.items()])
+        return True
+
+    def close(self) -> None:
+        """Lets go of the log; the last one of this process closes it."""
+        self._log.close()
+
+    def _wait_for_topic(self, broker: str, timeout_ms: int) -> int:
+        deadline_s = time.monotonic() + timeout_ms / 1000
+        while (count := self._log.partitions(self._topic)) is None:
+            if time.monotonic() >= deadline_s:
+                raise UnknownTopicError(self._topic, broker)
+            time.sleep(TOPIC_POLL_S)
+        return count

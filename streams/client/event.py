@@ -1,0 +1,166 @@
+"""An event to send, and the Kafka record it becomes. Pure: no clock but the one passed in, no I/O.
+
+A CloudEvent is the default form, because its id and sequence let the worker drop what a retry repeats. Plain and
+Confluent-framed records have no room for either; asking for them there is an error, not a silent loss.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, get_args
+
+from google.protobuf.message import Message
+
+from streams.errors import Finding, RecordTooLargeError, SettingsError
+from streams.kernel import envelope
+from streams.kernel.messages import descriptor_of
+
+__all__ = ["Encoder", "Event", "Format", "Record", "size_of"]
+
+Format = Literal["cloudevents", "plain", "confluent"]
+
+SEQUENCE_MAX = 2**64 - 1
+"""The sequence travels as an unsigned 64-bit decimal."""
+DELETE_TYPE = "delete"
+"""CloudEvents demand a type; a delete that is given none says what it does."""
+
+Record = tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]
+"""Key, value and headers of a Kafka record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The full state of one entity at one moment, or its end.
+
+    `message` is a Protobuf message, or its bytes with `type` naming it; None, or `delete`, ends the entity. `key` is
+    the entity key: it decides the partition, and so the order. `sequence` is the source's own number of the event (0 to
+    2^64-1, growing per source). `id` with the producer's source is the event's identity (default: a new UUID; give your
+    own where a retry may send the event again). `time` must have a time zone.
+    """
+
+    message: Message | bytes | None = field(repr=False)
+    key: bytes | str = field(repr=False)
+    sequence: int | None = None
+    id: str | None = None
+    time: datetime | None = None
+    traceparent: str | None = None
+    headers: Mapping[str, bytes | str] = field(default_factory=dict)
+    type: str | None = None
+    delete: bool = False
+
+
+class Encoder:
+    """Makes records of events, all in one format and from one source."""
+
+    def __init__(
+        self, format: Format, source: str, *, schema_id: int | uuid.UUID | None = None, record_bytes_max: int
+    ) -> None:
+        """`schema_id` is what a schema registry calls the schema; wanted for `confluent`, asked from nobody.
+
+        SettingsError when they do not go together.
+        """
+        findings = []
+        if format not in get_args(Format):
+            findings.append(Finding("format", repr(format), "cloudevents, plain or confluent"))
+        if format == "cloudevents" and not source:
+            findings.append(Finding("source", "nothing", "a URI reference", "name this producer, for example /ingest"))
+        if (format == "confluent") != (schema_id is not None):
+            came = "none" if schema_id is None else f"{schema_id} with format {format}"
+            findings.append(Finding("schema_id", came, "the schema's id or GUID with format confluent, and only there"))
+        if findings:
+            raise SettingsError(*findings)
+        self._format = format
+        self._source = source
+        self._schema_id = schema_id
+        self._record_bytes_max = record_bytes_max
+        self._prefixes: dict[str, bytes] = {}
+
+    def encode(self, topic: str, event: Event) -> Record:
+        """The record of one event.
+
+        ValueError when the event cannot be said in this format, RecordTooLargeError when the record would be larger
+        than `record_bytes_max`; `topic` is for that error.
+        """
+        key = event.key.encode() if isinstance(event.key, str) else event.key
+        if not key:
+            raise ValueError(f"event for {topic}: got an empty key, expected the entity key; it decides the partition")
+        data, type_name = _data(event)
+        if self._format == "cloudevents":
+            value, headers = self._cloudevent(event, key, data, type_name)
+        else:
+            value, headers = self._bare(event, data)
+        all_headers: list[tuple[str, bytes | None]] = list(headers)
+        for name, text in event.headers.items():
+            all_headers.append((name, text.encode() if isinstance(text, str) else text))
+        record = key, value, all_headers
+        size = size_of(record)
+        if size > self._record_bytes_max:
+            raise RecordTooLargeError(topic, size, self._record_bytes_max)
+        return record
+
+    def _cloudevent(
+        self, event: Event, key: bytes, data: bytes | None, type_name: str
+    ) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+        if data is not None and not type_name:
+            raise ValueError("event with bytes as its message: got no type, expected the full name of the message type")
+        if event.time is not None and event.time.tzinfo is None:
+            raise ValueError("event time: got one without a time zone, expected an aware datetime such as UTC")
+        if event.sequence is not None and not 0 <= event.sequence <= SEQUENCE_MAX:
+            raise ValueError(f"event sequence: got {event.sequence}, expected 0 to {SEQUENCE_MAX}")
+        attributes = envelope.Event(
+            id=event.id or str(uuid.uuid4()),
+            source=self._source,
+            type=type_name or DELETE_TYPE,
+            data=data,
+            subject=_text(key),
+            time=event.time,
+            sequence=event.sequence,
+            traceparent=event.traceparent or "",
+        )
+        return envelope.binary(attributes) if data is None else envelope.structured(attributes)
+
+    def _bare(self, event: Event, data: bytes | None) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+        """A record whose value is the message, framed or not."""
+        given = {"sequence": event.sequence, "id": event.id, "time": event.time}
+        lost = [name for name, value in given.items() if value is not None]
+        if lost:
+            raise ValueError(
+                f"event with {', '.join(lost)}: format {self._format} has no place for that; use format cloudevents, "
+                "or leave it out and put the sequence into a field of the message (`sequence = field:...`)"
+            )
+        headers = [(envelope.TRACEPARENT, event.traceparent.encode())] if event.traceparent else []
+        if data is None or self._schema_id is None:
+            return data, headers
+        if not isinstance(event.message, Message):
+            raise ValueError("event with bytes as its message: format confluent needs the message itself, to name it")
+        descriptor = descriptor_of(event.message)
+        prefix = self._prefixes.get(descriptor.full_name)
+        if prefix is None:
+            prefix = envelope.confluent_prefix(self._schema_id, envelope.message_index(descriptor))
+            self._prefixes[descriptor.full_name] = prefix
+        return prefix + data, headers
+
+
+def _data(event: Event) -> tuple[bytes | None, str]:
+    """The message's deterministic bytes, None for a delete, and the full name of its type."""
+    if not isinstance(event.message, Message):
+        return None if event.delete else event.message, event.type or ""
+    name = event.type or event.message.DESCRIPTOR.full_name
+    return None if event.delete else event.message.SerializeToString(deterministic=True), name
+
+
+def size_of(record: Record) -> int:
+    """Bytes of a record's key, value and headers, as limits count them."""
+    key, value, headers = record
+    return len(key) + len(value or b"") + sum(len(name) + len(held or b"") for name, held in headers)
+
+
+def _text(key: bytes) -> str:
+    """The key as the event's subject; empty where it is no text."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return ""

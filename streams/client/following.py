@@ -1,0 +1,153 @@
+"""What the async and the blocking receiver have in common: everything but the waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic
+
+from streams.client.broker import Reader, ReaderOptions, Start, Writer, WriterOptions
+from streams.client.change import Counts, M
+from streams.client.connect import open_reader, open_writer
+from streams.client.follow import Follower, OnGap, Result, Step, perform
+from streams.clock import SYSTEM_CLOCK, Clock
+from streams.errors import TransportError
+from streams.options import SecuritySettings
+
+__all__ = ["ASK_TIMEOUT_MS", "FETCH_TIMEOUT_MS", "Following"]
+
+FETCH_TIMEOUT_MS = 200
+"""How long one look for new records waits, and so how long a close may take."""
+ASK_TIMEOUT_MS = 10_000
+"""How long a request for a snapshot may take to be acknowledged: reading pauses meanwhile."""
+
+Encoded = bytes
+Key = bytes | str
+
+
+class Following(Generic[M]):
+    """Arguments, held messages and counts of a receiver. Made by `Receiver` and `BlockingReceiver` only."""
+
+    def __init__(
+        self,
+        broker: str,
+        topic: str,
+        message_class: type[M],
+        *,
+        group: str | None = None,
+        start: Start = "group",
+        on_gap: OnGap = "snapshot",
+        resync_topic: str | None = None,
+        security: SecuritySettings | None = None,
+        snapshots_per_second_max: float = 500,
+        topic_timeout_ms: int = 30_000,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Nothing is opened before the `with`. SettingsError when the arguments do not go together.
+
+        `broker`: `kafka://host:port[,host:port]`, or `embedded://directory` in the process that owns the directory.
+        `message_class`: the generated class of the entity's messages.
+        `group`: members of a Kafka group share the topic's partitions and go on where the group's offsets are (the
+        embedded log only keeps the offsets). Without a group, or with `start` "earliest", every partition is read from
+        its beginning and nothing is committed.
+        `on_gap`: "snapshot" asks the owner on `resync_topic` (default: `devices.resync` for `devices.patches`), at most
+        `snapshots_per_second_max` times a second; "wait" only waits for what others ask for.
+        `topic_timeout_ms`: how long a topic that does not exist yet is waited for.
+        """
+        self._follower = Follower(
+            topic,
+            message_class,
+            group=group,
+            start=start,
+            on_gap=on_gap,
+            resync_topic=resync_topic,
+            snapshots_per_second_max=snapshots_per_second_max,
+        )
+        self._broker = broker
+        self._topic = topic
+        self._options = ReaderOptions(group, start, security, topic_timeout_ms)
+        self._clock = clock
+        self._opened: Reader | None = None
+        self._writer: Writer | None = None
+
+    def get(self, key: Key) -> M | None:
+        """The message held of a key, as of the last change handed out; None: no such key, or deleted.
+
+        A stale key's message is its last proven one. Parsed anew with every call.
+        """
+        return self._follower.held.get(_bytes(key))
+
+    def bytes(self, key: Key) -> Encoded | None:
+        """The canonical bytes held of a key, fields that the message class lacks included."""
+        return self._follower.held.state(_bytes(key))
+
+    def revision(self, key: Key) -> tuple[int, int] | None:
+        """(epoch, revision) held of a key, after a DELETE that one's; None when nothing is held."""
+        return self._follower.held.revision(_bytes(key))
+
+    def states(self) -> Iterator[tuple[Encoded, M]]:
+        """Every key with its message, deleted ones left out; each message is parsed when it is reached."""
+        return self._follower.held.states()
+
+    def is_stale(self, key: Key) -> bool:
+        """Whether a key waits for a snapshot: what is held of it is older than what was seen."""
+        return self._follower.held.is_stale(_bytes(key))
+
+    @property
+    def stale_keys(self) -> int:
+        """Keys that a snapshot is wanted or was asked for."""
+        return self._follower.stale_keys
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the patches read so far; goes on counting."""
+        return self._follower.held.counts
+
+    @property
+    def requester(self) -> str:
+        """This receiver's name on its requests: the group's, or one of its own."""
+        return self._follower.requester
+
+    def __len__(self) -> int:
+        """Keys with a message."""
+        return len(self._follower.held)
+
+    @property
+    def _reader(self) -> Reader:
+        if self._opened is None:
+            raise self._not_open()
+        return self._opened
+
+    def _not_open(self) -> TransportError:
+        return TransportError(f"the receiver of {self._topic} is not open; use it inside `with`, and not after")
+
+    def _open(self) -> None:
+        """Blocks until the topic exists and reading has begun."""
+        self._opened = open_reader(self._broker, self._topic, self._options)
+
+    def _perform(self, step: Step) -> Result:
+        """One step's blocking calls."""
+        return perform(step, self._reader, self._asking, self._follower.resync_topic, self._follower.requester)
+
+    def _asking(self) -> Writer:
+        """The writer of requests, opened with the first one."""
+        if self._writer is None:
+            options = WriterOptions(self._options.security, delivery_timeout_ms=ASK_TIMEOUT_MS)
+            self._writer = open_writer(self._broker, options)
+        return self._writer
+
+    def _close(self) -> None:
+        """Commits what was taken and lets go of the broker."""
+        reader, self._opened = self._opened, None
+        writer, self._writer = self._writer, None
+        try:
+            if reader is not None:
+                reader.commit(self._follower.commits())
+        finally:
+            if reader is not None:
+                reader.close()
+            if writer is not None:
+                writer.close()
+
+
+def _bytes(key: Key) -> bytes:
+    return key.encode() if isinstance(key, str) else key

@@ -1,0 +1,263 @@
+"""What a receiver holds of every key, and how a patch changes it. Pure: records in, changes and wishes out, no I/O.
+
+Both receivers, async and blocking, are thin shells around this. The verdict on a patch is `streams.kernel.rule`'s; this
+applies the patch, proves the result by its digest, and notes which keys need a snapshot. A key whose patch could not be
+applied keeps its last proven state, at that state's revision, until a snapshot or a delete comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic
+
+from google.protobuf.message import DecodeError
+
+from streams._native import xxh3_64
+from streams.client.change import Change, Counts, Kind, M
+from streams.client.resync import Ask, Asks
+from streams.errors import SchemaError
+from streams.kernel.rule import Held, Verdict, decide
+from streams.kernel.schema import MessageSchema
+from streams.v1.patch_pb2 import Patch
+from streams.v1.resync_pb2 import Resync
+
+__all__ = ["RESYNC_FOR", "HeldStates"]
+
+RESYNC_FOR = "resync-for"
+"""Header of a snapshot on demand; its value names who asked."""
+DELETED_KEYS_MAX = 100_000
+"""Deleted keys remembered, so that an older patch of them is a duplicate. Beyond, the oldest is forgotten: the log is
+read in order, so older patches of a forgotten key only come again before its DELETE comes again."""
+
+Header = tuple[str, bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What is held of one key. `state` is canonical for the receiver's own descriptor; None after a DELETE."""
+
+    held: Held
+    state: bytes | None
+
+
+class HeldStates(Generic[M]):
+    """The keyed state of one receiver, per partition. Not thread-safe: one record after the other."""
+
+    def __init__(self, message_class: type[M], *, requester: str, asks: Asks | None) -> None:
+        """`requester` is this receiver's name on its requests. `asks` None: gaps are counted and waited out."""
+        self.counts = Counts()
+        self._message_class = message_class
+        self._schema = MessageSchema(message_class)
+        self._requester = requester.encode()
+        self._asks = asks
+        self._rows: dict[int, dict[bytes, _Row]] = {}
+        self._deleted: dict[tuple[int, bytes], None] = {}  # oldest first
+
+    def take(
+        self, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: Sequence[Header] = ()
+    ) -> Change[M] | None:
+        """Applies the patch of one record. Returns the change, or None when the record changed nothing.
+
+        Raises SchemaError when the patch is of another message type, PatchError when its kind is unknown: going on
+        would silently skip what this receiver was made for.
+        """
+        if value is None:
+            self.counts.empty += 1
+            return None
+        rows = self._rows.setdefault(partition, {})
+        try:
+            patch = Patch.FromString(value)
+        except DecodeError:
+            self._damaged(rows, key or b"", partition, offset)
+            return None
+        if patch.type != self._schema.full_name and (patch.type or patch.kind != Patch.DELETE):
+            raise SchemaError(
+                f"partition {partition} offset {offset}: the patch is of {patch.type or 'no type'}, expected "
+                f"{self._schema.full_name}; give the receiver the topic's message class, or the topic of this class",
+                type=self._schema.full_name,
+                came=patch.type,
+                wanted=self._schema.full_name,
+            )
+        row = rows.get(patch.key)
+        verdict = decide(row.held if row is not None else None, patch)
+        if verdict is Verdict.APPLY:
+            return self._apply(rows, row, patch, partition, offset)
+        self._count(verdict, patch, headers)
+        if verdict is Verdict.DUPLICATE:
+            self._answered(patch.key, row)
+        else:
+            self._want(row, patch, partition, offset, Resync.GAP)
+        return None
+
+    def get(self, key: bytes) -> M | None:
+        """The message held of the key, parsed anew; None when there is none."""
+        state = self.state(key)
+        return None if state is None else self._message_class.FromString(state)
+
+    def state(self, key: bytes) -> bytes | None:
+        """The canonical bytes held of the key, fields that the message class lacks included; None: no message."""
+        for rows in self._rows.values():
+            if key in rows:
+                return rows[key].state
+        return None
+
+    def states(self) -> Iterator[tuple[bytes, M]]:
+        """Every key with its message, deleted ones left out. Parsed as it is read; changes meanwhile may show."""
+        for rows in list(self._rows.values()):
+            for key, row in list(rows.items()):
+                if row.state is not None:
+                    yield key, self._message_class.FromString(row.state)
+
+    def revision(self, key: bytes) -> tuple[int, int] | None:
+        """(epoch, revision) held of the key, that of the DELETE after one; None when nothing is held."""
+        for rows in self._rows.values():
+            if key in rows:
+                return rows[key].held.epoch, rows[key].held.revision
+        return None
+
+    def is_stale(self, key: bytes) -> bool:
+        """Whether the key waits for a snapshot: what is held of it is older than what was seen."""
+        if self._asks is not None and key in self._asks:
+            return True
+        return any(key in rows and not rows[key].held.intact for rows in self._rows.values())
+
+    def drop(self, partition: int) -> None:
+        """Forgets a partition that another member of the group reads from here on."""
+        self._rows.pop(partition, None)
+        self._deleted = {entry: None for entry in self._deleted if entry[0] != partition}
+        if self._asks is not None:
+            self._asks.drop(partition)
+
+    def __len__(self) -> int:
+        """Keys with a message."""
+        return sum(len(rows) for rows in self._rows.values()) - len(self._deleted)
+
+    def _apply(
+        self, rows: dict[bytes, _Row], row: _Row | None, patch: Patch, partition: int, offset: int
+    ) -> Change[M] | None:
+        """Applies a patch that the rule lets through; refuses it when the result cannot be trusted."""
+        try:
+            state = self._after(row, patch)
+            message = None if state is None else self._message_class.FromString(state)
+        except _Refused as refused:
+            reason = refused.reason
+        except (ValueError, DecodeError):
+            reason = Resync.GAP
+        else:
+            return self._store(rows, patch, state, message, partition, offset)
+        self.counts.refused += 1
+        if reason == Resync.DIGEST_MISMATCH:
+            self.counts.digest_failures += 1
+        elif reason == Resync.UNKNOWN_FIELD:
+            self.counts.unknown_paths += 1
+        else:
+            self.counts.damaged += 1
+        if row is not None:
+            rows[patch.key] = _Row(Held(row.held.epoch, row.held.revision, intact=False), row.state)
+        self._want(row, patch, partition, offset, reason)
+        return None
+
+    def _after(self, row: _Row | None, patch: Patch) -> bytes | None:
+        """The canonical state after the patch, proven by its digest where that can be done."""
+        own = patch.schema == self._schema.fingerprint
+        if patch.kind == Patch.DELETE:
+            return None
+        if patch.kind == Patch.SNAPSHOT:
+            # The digest is of these very bytes, whichever descriptor they were canonical for.
+            if patch.digest and xxh3_64(patch.data) != patch.digest:
+                raise _Refused(Resync.DIGEST_MISMATCH)
+            return patch.data if own and patch.digest else self._canonical(patch.data)
+        paths = list(patch.mask.paths)
+        if not self._schema.native.knows(paths):
+            raise _Refused(Resync.UNKNOWN_FIELD)
+        before = row.state if row is not None and row.state is not None else b""
+        state = self._schema.native.apply(before, paths, patch.data)
+        if own and patch.digest and xxh3_64(state) != patch.digest:
+            raise _Refused(Resync.DIGEST_MISMATCH)
+        return state
+
+    def _canonical(self, data: bytes) -> bytes:
+        canonical = self._schema.canonicalise(data)
+        if canonical is None:
+            raise _Refused(Resync.GAP)
+        return canonical
+
+    def _store(
+        self, rows: dict[bytes, _Row], patch: Patch, state: bytes | None, message: M | None, partition: int, offset: int
+    ) -> Change[M]:
+        self.counts.applied += 1
+        row = rows[patch.key] = _Row(Held(patch.epoch, patch.revision), state)
+        self._deleted.pop((partition, patch.key), None)
+        if state is None:
+            self._deleted[partition, patch.key] = None
+            while len(self._deleted) > DELETED_KEYS_MAX:
+                oldest, key = next(iter(self._deleted))
+                del self._deleted[oldest, key]
+                del self._rows[oldest][key]
+        self._answered(patch.key, row)
+        return Change(
+            key=patch.key,
+            message=message,
+            paths=tuple(patch.mask.paths),
+            kind=Kind(patch.kind),
+            epoch=patch.epoch,
+            revision=patch.revision,
+            event_id=patch.event_id,
+            event_source=patch.event_source,
+            event_time=_event_time(patch),
+            traceparent=patch.traceparent,
+            partition=partition,
+            offset=offset,
+        )
+
+    def _count(self, verdict: Verdict, patch: Patch, headers: Sequence[Header]) -> None:
+        """Counts a patch that is not applied."""
+        if verdict is Verdict.GAP:
+            self.counts.gaps += 1
+        elif verdict is Verdict.STALE:
+            self.counts.stale += 1
+        elif any(name == RESYNC_FOR and requester != self._requester for name, requester in headers):
+            self.counts.foreign += 1
+        else:
+            self.counts.duplicates += 1
+
+    def _damaged(self, rows: dict[bytes, _Row], key: bytes, partition: int, offset: int) -> None:
+        """A record that is no patch: whatever it said of its key is lost, so a snapshot of the key is wanted."""
+        self.counts.refused += 1
+        self.counts.damaged += 1
+        row = rows.get(key)
+        epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
+        if self._asks is not None and key:
+            self._asks.want(Ask(key, partition, offset, Resync.GAP, epoch, revision, needed=(epoch, revision)))
+
+    def _want(self, row: _Row | None, patch: Patch, partition: int, offset: int, reason: Resync.Reason) -> None:
+        if self._asks is None:
+            return
+        epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
+        needed = (patch.epoch, patch.revision)
+        self._asks.want(Ask(patch.key, partition, offset, reason, epoch, revision, needed))
+
+    def _answered(self, key: bytes, row: _Row | None) -> None:
+        """What is held of the key now may be what was asked for."""
+        if self._asks and row is not None and row.held.intact:
+            self._asks.answered(key, (row.held.epoch, row.held.revision))
+
+
+class _Refused(Exception):  # noqa: N818 - a verdict inside this module, never seen outside
+    """The patch cannot be applied; `reason` is the Resync.Reason to ask with."""
+
+    def __init__(self, reason: Resync.Reason) -> None:
+        self.reason = reason
+
+
+def _event_time(patch: Patch) -> datetime | None:
+    """The event's time in UTC, to the microsecond; None where there is none or a datetime cannot hold it."""
+    if not patch.HasField("event_time"):
+        return None
+    try:
+        stamp = patch.event_time
+        return datetime.fromtimestamp(0, UTC) + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
+    except OverflowError:
+        return None
