@@ -271,3 +271,125 @@ fn chosen_members<'s>(place: Place<'s>, data: &[u8]) -> Checked<Vec<&'s Field>> 
     }
     Ok(chosen)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::Delta;
+    use crate::zoo::{self, group, int, len, mask, Rng};
+
+    fn apply(state: &[Vec<u8>], paths: &[&str], data: &[Vec<u8>]) -> Result<Vec<u8>, ApplyError> {
+        let mut out = Vec::new();
+        zoo::schema().apply(&state.concat(), &mask(paths), &data.concat(), &mut out)?;
+        Ok(out)
+    }
+
+    fn label(key: &str, value: &str) -> Vec<u8> {
+        len(18, [len(1, key), len(2, value)].concat())
+    }
+
+    #[test]
+    fn masked_fields_are_cleared_and_data_is_merged() {
+        let state = [int(1, 1), len(2, "a"), int(3, 1)];
+        assert_eq!(apply(&state, &["count", "name"], &[int(1, 2)]), Ok([int(1, 2), int(3, 1)].concat()));
+        assert_eq!(apply(&state, &[], &[]), Ok(state.concat()));
+        assert_eq!(apply(&[], &["count"], &[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_dotted_path_clears_inside_its_parent_and_stops_where_that_is_absent() {
+        let leaf = |a: &[Vec<u8>]| len(11, a.concat());
+        let state = [leaf(&[int(1, 1), len(2, "s")])];
+        assert_eq!(apply(&state, &["leaf.a"], &[leaf(&[])]), Ok(leaf(&[len(2, "s")])));
+        assert_eq!(apply(&state, &["leaf.a"], &[leaf(&[int(1, 2)])]), Ok(leaf(&[int(1, 2), len(2, "s")])));
+        assert_eq!(apply(&state, &["leaf.a", "leaf.s"], &[]), Ok(leaf(&[])));
+        assert_eq!(apply(&[], &["leaf.a", "inner.inner.leaf.a"], &[]), Ok(vec![]));
+        let deep = |a| [len(40, [int(3, 1), group(12, int(1, a))].concat())];
+        assert_eq!(apply(&deep(1), &["inner.pack.a"], &[len(40, group(12, int(1, 2)))]), Ok(deep(2).concat()));
+    }
+
+    #[test]
+    fn a_path_covers_those_below_it() {
+        let state = [len(11, [int(1, 1), len(2, "s")].concat())];
+        for paths in [&["leaf", "leaf.a"], &["leaf.a", "leaf"]] {
+            assert_eq!(apply(&state, paths, &[]), Ok(vec![]));
+            assert_eq!(apply(&state, paths, &[len(11, int(1, 3))]), Ok(len(11, int(1, 3))));
+        }
+    }
+
+    #[test]
+    fn setting_a_member_of_a_oneof_clears_the_others() {
+        assert_eq!(apply(&[len(30, "a")], &[], &[int(32, 1)]), Ok(int(32, 1)));
+        assert_eq!(apply(&[int(32, 1)], &["number"], &[len(31, "")]), Ok(len(31, "")));
+        assert_eq!(apply(&[len(31, int(1, 1))], &["word"], &[len(31, len(2, "s"))]), {
+            Ok(len(31, [int(1, 1), len(2, "s")].concat()))
+        });
+    }
+
+    #[test]
+    fn unmasked_lists_grow_and_unmasked_maps_are_united() {
+        assert_eq!(apply(&[len(13, [1])], &[], &[len(13, [2])]), Ok(len(13, [1, 2])));
+        assert_eq!(apply(&[len(14, "a")], &[], &[len(14, "b")]), Ok([len(14, "a"), len(14, "b")].concat()));
+        assert_eq!(apply(&[len(14, "a")], &["tags"], &[len(14, "b")]), Ok(len(14, "b")));
+        let united = apply(&[label("a", "1"), label("c", "1")], &[], &[label("b", "2"), label("c", "2")]);
+        assert_eq!(united, Ok([label("a", "1"), label("b", "2"), label("c", "2")].concat()));
+    }
+
+    #[test]
+    fn unknown_fields_stay_at_the_end() {
+        let state = [int(1, 1), int(900, 1)];
+        assert_eq!(apply(&state, &["count"], &[int(3, 1)]), Ok([int(3, 1), int(900, 1)].concat()));
+        assert_eq!(apply(&state, &[], &[int(901, 1)]), Ok([int(1, 1), int(900, 1), int(901, 1)].concat()));
+    }
+
+    #[test]
+    fn an_unknown_path_and_a_damaged_mask_are_refused() {
+        for path in ["nothing", "leaf.nothing", "tags.x", "labels.key", "name.x", "", "*"] {
+            assert_eq!(apply(&[], &[path], &[]), Err(ApplyError::UnknownPath(path.into())));
+            assert!(!zoo::schema().knows(&mask(&[path])));
+        }
+        assert!(zoo::schema().knows(&mask(&["leaf.a", "tags", "labels"])));
+        for damaged in [&b"\x0a\x05"[..], b"\x0a\x01\xff"] {
+            assert_eq!(zoo::schema().apply(&[], damaged, &[], &mut Vec::new()), Err(ApplyError::DamagedMask));
+        }
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_refused() {
+        assert_eq!(apply(&[], &[], &[int(1, 0)]), Err(ApplyError::DataNotCanonical));
+        assert_eq!(apply(&[int(3, 1), int(1, 1)], &[], &[]), Err(ApplyError::StateNotCanonical));
+    }
+
+    #[test]
+    fn a_delta_leads_from_the_old_message_to_the_new_one() {
+        let (schema, mut delta, mut out) = (zoo::schema(), Delta::new(), Vec::new());
+        let mut rng = Rng::new(20_261_122);
+        let mut old = zoo::random(&schema, &mut rng);
+        for _ in 0..500 {
+            let new = zoo::evolve(&schema, schema.root(), &old, &mut rng, 0);
+            if schema.diff(&old, &new, &mut delta) != Ok(crate::diff::Change::Snapshot) {
+                out.clear();
+                schema.apply(&old, &delta.mask, &delta.data, &mut out).expect("its own delta");
+                assert_eq!(out, new);
+            }
+            old = new;
+        }
+    }
+
+    #[test]
+    fn cut_input_never_panics() {
+        let schema = zoo::schema();
+        let mut rng = Rng::new(20_261_122);
+        let (state, data) = (zoo::random(&schema, &mut rng), zoo::random(&schema, &mut rng));
+        let paths = mask(&["leaf.sub.s", "pack", "tags", "inner.by_id"]);
+        for cut in 0..state.len() {
+            let _ = schema.apply(&state[..cut], &paths, &data, &mut Vec::new());
+        }
+        for cut in 0..data.len() {
+            let _ = schema.apply(&state, &paths, &data[..cut], &mut Vec::new());
+        }
+        for cut in 0..paths.len() {
+            let _ = schema.apply(&state, &paths[..cut], &data, &mut Vec::new());
+        }
+    }
+}

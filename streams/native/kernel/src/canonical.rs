@@ -9,6 +9,8 @@
 use crate::schema::{Field, Kind, Message, Schema, IMPLICIT, SIGNED, UTF8};
 use crate::wire::{self, Malformed, Value, DEPTH_MAX};
 
+pub use crate::digest;
+
 /// The bytes are not canonical: another encoding of a message, or no message at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCanonical;
@@ -20,11 +22,6 @@ impl From<Malformed> for NotCanonical {
 }
 
 type Checked<T = ()> = Result<T, NotCanonical>;
-
-/// The digest that patches carry: XXH3-64 of the canonical bytes.
-pub fn digest(canonical: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(canonical)
-}
 
 /// The number of the run that holds all unknown fields: above every known one.
 pub(crate) const UNKNOWN: u32 = u32::MAX;
@@ -410,5 +407,190 @@ fn read_number(field: &Field, bytes: &[u8], pos: &mut usize) -> Checked<u64> {
         Ok(number)
     } else {
         Err(NotCanonical)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::zoo::{self, fixed64, group, int, len, Rng};
+
+    fn canonical(records: &[Vec<u8>]) -> bool {
+        zoo::schema().is_canonical(&records.concat())
+    }
+
+    fn entry(key: Vec<u8>, value: Vec<u8>) -> Vec<u8> {
+        [key, value].concat()
+    }
+
+    #[test]
+    fn the_empty_message_is_canonical() {
+        assert!(canonical(&[]));
+    }
+
+    #[test]
+    fn fields_ascend_and_single_ones_come_once() {
+        assert!(canonical(&[int(1, 5), len(2, "a"), int(3000, 1)]));
+        assert!(!canonical(&[len(2, "a"), int(1, 5)]));
+        assert!(!canonical(&[int(1, 5), int(1, 5)]));
+        assert!(!canonical(&[len(11, int(1, 1)), len(11, int(1, 2))]));
+    }
+
+    #[test]
+    fn a_default_is_on_the_wire_only_where_there_is_presence() {
+        assert!(!canonical(&[int(1, 0)]) && !canonical(&[len(2, "")]) && !canonical(&[fixed64(5, 0)]));
+        assert!(!canonical(&[int(4, 0)]));
+        assert!(canonical(&[int(3, 0)]) && canonical(&[len(9, "")]) && canonical(&[len(30, "")]));
+        assert!(canonical(&[len(11, "")]) && canonical(&[group(12, "")]));
+    }
+
+    #[test]
+    fn floats_are_compared_by_bits() {
+        assert!(canonical(&[fixed64(5, (-0.0f64).to_bits())]));
+        assert!(canonical(&[fixed64(5, f64::NAN.to_bits())]));
+    }
+
+    #[test]
+    fn varints_tags_and_lengths_are_minimal() {
+        for overlong in [&b"\x08\x81\x00"[..], b"\x88\x00\x01", b"\x12\x81\x00a", b"\x63\xe4\x00", b"\x6a\x02\x81\x00"]
+        {
+            assert!(!zoo::schema().is_canonical(overlong), "{overlong:02x?}");
+        }
+        assert!(!zoo::schema().is_canonical(b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x03"));
+    }
+
+    #[test]
+    fn numbers_stay_in_the_range_of_their_field() {
+        assert!(canonical(&[int(1, -1)]) && canonical(&[int(1, i32::MIN as i64)]));
+        assert!(!canonical(&[int(1, u32::MAX as i64)]));
+        assert!(canonical(&[int(7, u32::MAX as i64)]) && !canonical(&[int(7, 1 << 32)]));
+        assert!(canonical(&[int(4, 1)]) && !canonical(&[int(4, 2)]));
+    }
+
+    #[test]
+    fn text_is_utf8_where_the_schema_wants_it() {
+        assert!(!canonical(&[len(2, b"\xff")]));
+        assert!(canonical(&[len(9, b"\xff")]));
+    }
+
+    #[test]
+    fn repeated_numbers_are_packed_as_declared() {
+        assert!(canonical(&[len(13, [0, 1, 2])]));
+        assert!(!canonical(&[int(13, 1)]) && !canonical(&[len(13, [])]));
+        assert!(canonical(&[int(15, 1), int(15, 2)]) && !canonical(&[len(15, [1, 2])]));
+        assert!(canonical(&[len(24, [0; 8])]) && !canonical(&[len(24, [0; 7])]));
+    }
+
+    #[test]
+    fn a_oneof_has_one_member() {
+        assert!(canonical(&[len(30, "a")]) && canonical(&[int(32, 0)]));
+        assert!(!canonical(&[len(30, "a"), int(32, 0)]));
+    }
+
+    #[test]
+    fn unknown_fields_come_last_as_received() {
+        assert!(canonical(&[int(1, 1), int(900, 1), len(25, "x"), int(900, 1)]));
+        assert!(!canonical(&[int(900, 1), int(1, 1)]));
+        assert!(canonical(&[b"\xa0\xb8\x00\x81\x00".to_vec()]), "overlong and unknown");
+        assert!(canonical(&[group(900, int(1, 1))]) && !canonical(&[b"\xa3\x38".to_vec()]));
+    }
+
+    #[test]
+    fn a_wrong_wire_type_is_an_unknown_field() {
+        assert!(canonical(&[int(3, 1), len(1, "x")]));
+        assert!(!canonical(&[len(1, "x"), int(3, 1)]));
+        assert!(canonical(&[group(11, "")]) && canonical(&[len(12, "")]));
+    }
+
+    #[test]
+    fn a_value_outside_a_closed_enum_is_an_unknown_field() {
+        assert!(canonical(&[int(10, -3)]) && canonical(&[int(10, 99)]));
+        assert!(!canonical(&[int(10, 99), int(3000, 1)]));
+        assert!(canonical(&[int(15, 1), int(15, 99), int(15, 98)]));
+        assert!(!canonical(&[int(15, 99), int(15, 1)]));
+        assert!(canonical(&[len(16, [1]), int(16, 99)]) && !canonical(&[len(16, [1, 99])]));
+    }
+
+    #[test]
+    fn map_entries_hold_key_and_value_in_this_order() {
+        let (key, value) = (len(1, "k"), len(2, "v"));
+        assert!(canonical(&[len(18, entry(key.clone(), value.clone()))]));
+        assert!(canonical(&[len(18, entry(len(1, ""), len(2, "")))]));
+        for wrong in [entry(value.clone(), key.clone()), key.clone(), value.clone(), Vec::new()] {
+            assert!(!canonical(&[len(18, wrong)]));
+        }
+        assert!(!canonical(&[len(18, [key.clone(), value.clone(), int(3, 1)].concat())]));
+        assert!(!canonical(&[len(18, [key.clone(), key, value].concat())]));
+    }
+
+    #[test]
+    fn map_keys_ascend_by_value() {
+        let texts = ["", "a", "ab", "b", "\u{e9}"].map(|key| len(18, entry(len(1, key), len(2, ""))));
+        let numbers = [-300, -1, 0, 1, 300].map(|key| len(19, entry(int(1, key), len(2, ""))));
+        let zigzag = [-2i64, -1, 0, 1, 2].map(|key| len(20, entry(int(1, key << 1 ^ key >> 63), int(2, 1))));
+        let fixed = [-2i32, -1, 0, 1, 2].map(|key| {
+            let key = [&[0x0d][..], &key.to_le_bytes()].concat();
+            len(21, entry(key, int(2, 1)))
+        });
+        let schema = zoo::schema();
+        for entries in [texts, numbers, zigzag, fixed] {
+            assert!(canonical(&entries));
+            for at in 1..entries.len() {
+                let mut swapped = entries.clone();
+                swapped.swap(at - 1, at);
+                assert!(!canonical(&swapped));
+                assert_eq!(schema.canonicalise(&swapped.concat()), Some(entries.concat()));
+            }
+            assert!(!canonical(&[entries[0].clone(), entries[0].clone()]));
+            assert_eq!(schema.canonicalise(&[entries[0].clone(), entries[0].clone()].concat()), None);
+        }
+        let truths = [0, 1].map(|key| len(22, entry(int(1, key), len(2, ""))));
+        assert!(canonical(&truths) && !canonical(&[truths[1].clone(), truths[0].clone()]));
+    }
+
+    #[test]
+    fn maps_are_brought_into_order_at_every_depth() {
+        let label = |key: &str| len(3, entry(len(1, key), len(2, "v")));
+        let leaf = |keys: [&str; 2]| [label(keys[0]), label(keys[1])].concat();
+        let by_id = |id: i64, keys| len(19, entry(int(1, id), len(2, leaf(keys))));
+        let message = |keys, ids: [i64; 2]| {
+            [len(11, leaf(keys)), group(12, leaf(keys)), len(17, leaf(keys)), by_id(ids[0], keys), by_id(ids[1], keys)]
+                .concat()
+        };
+        let unsorted = message(["b", "a"], [2, 1]);
+        assert_eq!(zoo::schema().canonicalise(&unsorted), Some(message(["a", "b"], [1, 2])));
+        assert_eq!(zoo::schema().canonicalise(&[unsorted, int(1, 1)].concat()), None);
+    }
+
+    #[test]
+    fn nesting_ends_where_upbs_does() {
+        let nest = |levels: usize, wrap: fn(Vec<u8>) -> Vec<u8>| (0..levels).fold(Vec::new(), |inner, _| wrap(inner));
+        let schema = zoo::schema();
+        assert!(schema.is_canonical(&nest(100, |inner| len(40, inner))));
+        assert!(!schema.is_canonical(&nest(101, |inner| len(40, inner))));
+        let by_id: fn(Vec<u8>) -> Vec<u8> = |inner| len(40, len(19, entry(int(1, 1), len(2, len(5, inner)))));
+        assert!(schema.is_canonical(&by_id(Vec::new())));
+        let in_map = |levels| len(19, entry(int(1, 1), len(2, nest(levels, |inner| len(5, inner)))));
+        assert!(schema.is_canonical(&in_map(98)) && !schema.is_canonical(&in_map(99)));
+        let in_group = |levels| group(12, nest(levels, |inner| len(5, inner)));
+        assert!(schema.is_canonical(&in_group(99)) && !schema.is_canonical(&in_group(100)));
+    }
+
+    #[test]
+    fn cut_and_damaged_messages_never_panic() {
+        let (schema, seed) = (zoo::schema(), 20_261_122);
+        let mut rng = Rng::new(seed);
+        for _ in 0..20 {
+            let message = zoo::random(&schema, &mut rng);
+            for cut in 0..message.len() {
+                schema.is_canonical(&message[..cut]);
+                schema.canonicalise(&message[..cut]);
+            }
+            for bit in 0..message.len() * 8 {
+                let mut flipped = message.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                schema.is_canonical(&flipped);
+                schema.canonicalise(&flipped);
+            }
+        }
     }
 }

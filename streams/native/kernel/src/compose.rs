@@ -98,3 +98,112 @@ fn check_order(first: &PatchHead<'_>, second: &PatchHead<'_>) -> Result<(), Comp
         Err(ComposeError::Revisions(first.revision, second.base_revision, second.revision))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::mask_paths;
+    use crate::zoo::{self, int, len, mask};
+
+    fn head(kind: Kind, base_revision: u64, revision: u64) -> PatchHead<'static> {
+        PatchHead { key: b"k", epoch: 9, type_name: "zoo.All", kind, base_revision, revision, ..PatchHead::default() }
+    }
+
+    /// Kind, base revision, paths and data of the composed patch.
+    fn compose(first: &Patch<'_>, second: &Patch<'_>) -> Result<(Kind, u64, String, Vec<u8>), ComposeError> {
+        let mut out = Vec::new();
+        zoo::schema().compose(first, second, &mut out)?;
+        let patch = patch::decode(&out).expect("a patch");
+        assert_eq!((patch.head.revision, patch.head.digest), (second.head.revision, second.head.digest));
+        let paths: Vec<&str> = mask_paths(patch.mask).map(|path| path.expect("sound")).collect();
+        Ok((patch.head.kind, patch.head.base_revision, paths.join(" "), patch.data.to_vec()))
+    }
+
+    /// What two deltas, given by paths and data, become.
+    fn deltas(first: (&[&str], Vec<u8>), second: (&[&str], Vec<u8>)) -> (String, Vec<u8>) {
+        let (first_mask, second_mask) = (mask(first.0), mask(second.0));
+        let first = Patch { head: head(Kind::Delta, 1, 2), mask: &first_mask, data: &first.1 };
+        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &second_mask, data: &second.1 };
+        let (kind, base, paths, data) = compose(&first, &second).expect("they follow each other");
+        assert_eq!((kind, base), (Kind::Delta, 1));
+        (paths, data)
+    }
+
+    #[test]
+    fn no_path_is_dropped_and_the_later_value_wins() {
+        let composed = deltas((&["count", "name"], int(1, 1)), (&["count", "total"], int(1, 2)));
+        assert_eq!(composed, ("count name total".into(), int(1, 2)));
+        assert_eq!(deltas((&["count"], int(1, 1)), (&["count"], vec![])), ("count".into(), vec![]));
+    }
+
+    #[test]
+    fn a_whole_message_covers_what_changes_in_it_later() {
+        let leaf = |fields: &[Vec<u8>]| len(11, fields.concat());
+        let whole = leaf(&[int(1, 1), len(2, "s")]);
+        assert_eq!(
+            deltas((&["leaf"], whole.clone()), (&["leaf.a"], leaf(&[int(1, 2)]))),
+            ("leaf".into(), leaf(&[int(1, 2), len(2, "s")]))
+        );
+        assert_eq!(deltas((&["leaf"], whole.clone()), (&["leaf.a"], leaf(&[]))), ("leaf".into(), leaf(&[len(2, "s")])));
+        assert_eq!(deltas((&["leaf.a"], leaf(&[int(1, 2)])), (&["leaf"], vec![])), ("leaf".into(), vec![]));
+        assert_eq!(deltas((&["leaf.a"], leaf(&[int(1, 2)])), (&["leaf"], whole.clone())), ("leaf".into(), whole));
+    }
+
+    #[test]
+    fn parents_of_dotted_paths_stay() {
+        let leaf = |fields: Vec<u8>| len(11, fields);
+        assert_eq!(
+            deltas((&["leaf.a"], leaf(int(1, 1))), (&["leaf.a"], leaf(vec![]))),
+            ("leaf.a".into(), leaf(vec![]))
+        );
+    }
+
+    #[test]
+    fn an_absolute_patch_replaces_what_was_before_it() {
+        let paths = mask(&["count"]);
+        let (one, two) = (int(1, 1), int(1, 2));
+        let delta = Patch { head: head(Kind::Delta, 1, 2), mask: &paths, data: &one };
+        let snapshot = Patch { head: head(Kind::Snapshot, 0, 3), mask: patch::SNAPSHOT_MASK, data: &two };
+        let delete = Patch { head: head(Kind::Delete, 2, 3), ..Patch::default() };
+        assert_eq!(compose(&delta, &snapshot), Ok((Kind::Snapshot, 0, "*".into(), two.clone())));
+        assert_eq!(compose(&delete, &snapshot), Ok((Kind::Snapshot, 0, "*".into(), two.clone())));
+        assert_eq!(compose(&snapshot, &snapshot), Ok((Kind::Snapshot, 0, "*".into(), two.clone())));
+        assert_eq!(compose(&delta, &delete), Ok((Kind::Delete, 1, String::new(), vec![])));
+    }
+
+    #[test]
+    fn a_delta_on_a_snapshot_gives_the_snapshot_after_it() {
+        let paths = mask(&["count"]);
+        let (state, one) = ([int(1, 5), len(2, "a")].concat(), int(1, 1));
+        let snapshot = Patch { head: head(Kind::Snapshot, 0, 2), mask: patch::SNAPSHOT_MASK, data: &state };
+        let delta = Patch { head: head(Kind::Delta, 2, 3), mask: &paths, data: &one };
+        assert_eq!(compose(&snapshot, &delta), Ok((Kind::Snapshot, 0, "*".into(), [int(1, 1), len(2, "a")].concat())));
+        let delete = Patch { head: head(Kind::Delete, 1, 2), ..Patch::default() };
+        assert_eq!(compose(&delete, &delta), Ok((Kind::Snapshot, 0, "*".into(), one.clone())));
+    }
+
+    #[test]
+    fn a_delta_that_does_not_follow_is_refused() {
+        let first = Patch { head: head(Kind::Delta, 3, 5), ..Patch::default() };
+        let refused = |second: PatchHead<'_>| compose(&first, &Patch { head: second, ..Patch::default() }).err();
+        assert_eq!(refused(head(Kind::Delta, 5, 6)), None);
+        assert_eq!(refused(head(Kind::Delta, 4, 6)), None, "its span covers revision 5");
+        assert_eq!(refused(head(Kind::Delta, 6, 7)), Some(ComposeError::Revisions(5, 6, 7)));
+        assert_eq!(refused(head(Kind::Delta, 4, 5)), Some(ComposeError::Revisions(5, 4, 5)));
+        assert_eq!(refused(head(Kind::Snapshot, 0, 4)), Some(ComposeError::Revisions(5, 0, 4)));
+        assert_eq!(refused(PatchHead { key: b"other", ..head(Kind::Delta, 5, 6) }), Some(ComposeError::Key));
+        assert_eq!(refused(PatchHead { epoch: 10, ..head(Kind::Delta, 5, 6) }), Some(ComposeError::Lineage));
+        assert_eq!(refused(PatchHead { type_name: "a.B", ..head(Kind::Delta, 5, 6) }), Some(ComposeError::Lineage));
+        assert_eq!(refused(head(Kind::Unspecified, 5, 6)), Some(ComposeError::Kind));
+        assert_eq!(refused(PatchHead { epoch: 10, ..head(Kind::Snapshot, 0, 1) }), None);
+    }
+
+    #[test]
+    fn a_path_that_the_schema_lacks_is_refused() {
+        let paths = mask(&["nothing"]);
+        let first = Patch { head: head(Kind::Delta, 1, 2), ..Patch::default() };
+        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &paths, data: &[] };
+        let expected = ComposeError::Apply(ApplyError::UnknownPath("nothing".into()));
+        assert_eq!(compose(&first, &second), Err(expected));
+    }
+}

@@ -269,3 +269,194 @@ fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 fn word(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::mask_paths;
+    use crate::zoo::{self, group, int, len, Rng};
+
+    /// The change, its paths and its data.
+    fn diff_ignoring(
+        ignore: &[&str],
+        old: &[Vec<u8>],
+        new: &[Vec<u8>],
+    ) -> Result<(Change, String, Vec<u8>), NotCanonical> {
+        let mut delta = Delta::new();
+        let change = zoo::schema_ignoring(ignore).diff(&old.concat(), &new.concat(), &mut delta)?;
+        let paths: Vec<&str> = mask_paths(&delta.mask).map(|path| path.expect("sound")).collect();
+        if change != Change::Snapshot {
+            assert_eq!(delta.paths as usize, paths.len());
+        }
+        Ok((change, paths.join(" "), delta.data))
+    }
+
+    fn delta(old: &[Vec<u8>], new: &[Vec<u8>]) -> (String, Vec<u8>) {
+        let (change, paths, data) = diff_ignoring(&[], old, new).expect("canonical");
+        assert_eq!(change, Change::Delta);
+        (paths, data)
+    }
+
+    fn change(old: &[Vec<u8>], new: &[Vec<u8>]) -> Result<Change, NotCanonical> {
+        diff_ignoring(&[], old, new).map(|(change, ..)| change)
+    }
+
+    #[test]
+    fn equal_messages_have_no_change() {
+        let message = [int(1, 5), len(2, "a"), int(900, 1)];
+        assert_eq!(change(&message, &message), Ok(Change::None));
+        assert_eq!(change(&[], &[]), Ok(Change::None));
+    }
+
+    #[test]
+    fn changed_added_and_removed_fields_are_named() {
+        let old = [int(1, 5), len(2, "a"), int(3, 1)];
+        assert_eq!(delta(&old, &[int(1, 6), len(2, "a"), int(3, 1)]), ("count".into(), int(1, 6)));
+        assert_eq!(delta(&old, &[int(1, 5), int(3, 1)]), ("name".into(), vec![]));
+        assert_eq!(delta(&old[..2], &old), ("total".into(), int(3, 1)));
+        assert_eq!(delta(&old, &[len(2, "a"), int(3, 2)]), ("count total".into(), int(3, 2)));
+    }
+
+    #[test]
+    fn a_message_on_both_sides_gives_dotted_paths_with_their_parents() {
+        let old = [len(11, [int(1, 1), len(2, "a")].concat())];
+        assert_eq!(delta(&old, &[len(11, [int(1, 2), len(2, "a")].concat())]), ("leaf.a".into(), len(11, int(1, 2))));
+        assert_eq!(delta(&old, &[len(11, len(2, "a"))]), ("leaf.a".into(), len(11, "")));
+        let deep = |a| [len(40, len(40, group(12, int(1, a))))];
+        assert_eq!(delta(&deep(1), &deep(2)), ("inner.inner.pack.a".into(), deep(2).concat()));
+    }
+
+    #[test]
+    fn a_message_on_one_side_is_named_whole() {
+        let leaf = [len(11, [int(1, 1), len(2, "a")].concat())];
+        assert_eq!(delta(&[], &leaf), ("leaf".into(), leaf.concat()));
+        assert_eq!(delta(&leaf, &[]), ("leaf".into(), vec![]));
+        assert_eq!(delta(&[], &[len(11, "")]), ("leaf".into(), len(11, "")));
+    }
+
+    #[test]
+    fn repeated_and_map_fields_are_replaced_whole() {
+        let tags = [len(14, "a"), len(14, "b"), len(14, "c")];
+        let fewer = [len(14, "a"), len(14, "b")];
+        assert_eq!(delta(&tags, &fewer), ("tags".into(), fewer.concat()));
+        assert_eq!(delta(&fewer, &tags), ("tags".into(), tags.concat()));
+        let map = |value| [len(18, [len(1, "k"), len(2, value)].concat())];
+        assert_eq!(delta(&map("v"), &map("w")), ("labels".into(), map("w").concat()));
+        let leaves = |a| [len(17, int(1, a))];
+        assert_eq!(delta(&leaves(1), &leaves(2)), ("leaves".into(), leaves(2).concat()));
+    }
+
+    #[test]
+    fn a_oneof_switch_names_both_members() {
+        assert_eq!(delta(&[len(30, "a")], &[int(32, 0)]), ("word number".into(), int(32, 0)));
+        assert_eq!(delta(&[int(32, 0)], &[len(30, "a")]), ("word number".into(), len(30, "a")));
+        assert_eq!(change(&[len(30, "a")], &[len(30, "a"), int(32, 0)]), Err(NotCanonical));
+        assert_eq!(change(&[int(32, 0)], &[len(30, "a"), int(32, 0)]), Err(NotCanonical));
+    }
+
+    #[test]
+    fn unknown_fields_at_top_level_make_a_snapshot() {
+        assert_eq!(change(&[int(1, 1)], &[int(1, 1), int(900, 1)]), Ok(Change::Snapshot));
+        assert_eq!(change(&[int(1, 1), int(900, 1)], &[int(1, 2)]), Ok(Change::Snapshot));
+        assert_eq!(change(&[int(900, 1)], &[int(900, 2)]), Ok(Change::Snapshot));
+        assert_eq!(change(&[int(10, 99)], &[int(10, 98)]), Ok(Change::Snapshot));
+        assert_eq!(change(&[int(900, 1)], &[int(900, 1), int(1, 1)]), Err(NotCanonical));
+        assert_eq!(change(&[int(10, 99)], &[int(10, 99), len(11, "")]), Err(NotCanonical));
+    }
+
+    #[test]
+    fn unknown_fields_below_replace_their_message_whole() {
+        let old = [len(11, [int(1, 1), len(2, "a")].concat())];
+        let new = [len(11, [int(1, 2), len(2, "a"), int(900, 1)].concat())];
+        assert_eq!(delta(&old, &new), ("leaf".into(), new.concat()));
+        assert_eq!(delta(&new, &old), ("leaf".into(), old.concat()));
+    }
+
+    #[test]
+    fn other_changes_beside_unknown_fields_stay_minimal() {
+        assert_eq!(delta(&[int(1, 1), int(900, 1)], &[int(1, 2), int(900, 1)]), ("count".into(), int(1, 2)));
+    }
+
+    #[test]
+    fn a_change_of_ignored_paths_alone_is_ignored() {
+        let outcome = |ignore: &[&str], old: &[Vec<u8>], new: &[Vec<u8>]| {
+            diff_ignoring(ignore, old, new).map(|(change, paths, _)| (change, paths))
+        };
+        let leaf = |a, s| [len(11, [int(1, a), len(2, s)].concat())];
+        assert_eq!(outcome(&["count"], &[int(1, 1)], &[int(1, 2)]), Ok((Change::Ignored, "count".into())));
+        assert_eq!(
+            outcome(&["count"], &[int(1, 1)], &[int(1, 2), len(2, "x")]),
+            Ok((Change::Delta, "count name".into()))
+        );
+        assert_eq!(outcome(&["leaf.a"], &leaf(1, "x"), &leaf(2, "x")), Ok((Change::Ignored, "leaf.a".into())));
+        assert_eq!(outcome(&["leaf.a"], &leaf(1, "x"), &leaf(2, "y")), Ok((Change::Delta, "leaf.a leaf.s".into())));
+        assert_eq!(outcome(&["leaf"], &leaf(1, "x"), &leaf(2, "y")), Ok((Change::Ignored, "leaf.a leaf.s".into())));
+        assert_eq!(outcome(&["leaf.a"], &[], &leaf(1, "x")), Ok((Change::Delta, "leaf".into())));
+        assert_eq!(outcome(&["leaf"], &[], &leaf(1, "x")), Ok((Change::Ignored, "leaf".into())));
+        let with_unknown = [len(11, [int(1, 1), int(900, 1)].concat())];
+        assert_eq!(outcome(&["leaf.a"], &[len(11, int(1, 1))], &with_unknown), Ok((Change::Delta, "leaf".into())));
+    }
+
+    #[test]
+    fn bits_count_not_numbers() {
+        let level = |bits: u64| [zoo::fixed64(5, bits)];
+        assert_eq!(change(&level(f64::NAN.to_bits()), &level(f64::NAN.to_bits())), Ok(Change::None));
+        assert_eq!(delta(&[], &level((-0.0f64).to_bits())).0, "level");
+    }
+
+    #[test]
+    fn the_new_side_is_checked_wherever_it_differs() {
+        let old = [int(1, 5), len(14, "a"), len(14, "b")];
+        for new in [
+            vec![int(1, 5), int(1, 5), len(14, "a")],
+            vec![int(1, 0)],
+            vec![len(14, "a"), len(14, b"\xff")],
+            vec![int(1, 5), len(14, "a"), len(13, [1])],
+            vec![int(1, 5), len(11, int(1, 0))],
+            vec![int(1, 5), len(18, "")],
+            vec![int(1, 5), len(14, "a"), vec![0x72]],
+        ] {
+            assert_eq!(change(&old, &new), Err(NotCanonical), "{new:02x?}");
+        }
+    }
+
+    #[test]
+    fn the_scratch_memory_can_be_reused_after_a_refusal() {
+        let (schema, mut delta) = (zoo::schema(), Delta::new());
+        let refused = schema.diff(&len(40, len(40, int(1, 1))), &len(40, len(40, int(1, 0))), &mut delta);
+        assert_eq!(refused, Err(NotCanonical));
+        assert_eq!(schema.diff(&int(1, 1), &int(1, 2), &mut delta), Ok(Change::Delta));
+        assert_eq!((delta.mask, delta.data), (zoo::mask(&["count"]), int(1, 2)));
+    }
+
+    #[test]
+    fn the_common_prefix_is_found_at_every_length() {
+        for len in 0..40 {
+            let a = vec![7u8; len];
+            assert_eq!(common_prefix(&a, &a), len);
+            for at in 0..len {
+                let mut b = a.clone();
+                b[at] = 9;
+                assert_eq!(common_prefix(&a, &b), at);
+                assert_eq!(common_prefix(&a, &b[..at]), at);
+            }
+        }
+    }
+
+    #[test]
+    fn cut_and_damaged_messages_never_panic_on_either_side() {
+        let (schema, mut delta, seed) = (zoo::schema(), Delta::new(), 20_261_122);
+        let mut rng = Rng::new(seed);
+        for _ in 0..20 {
+            let message = zoo::random(&schema, &mut rng);
+            for at in 0..message.len() {
+                let mut flipped = message.clone();
+                flipped[at] ^= 1 << rng.below(8);
+                for other in [&message[..at], &flipped] {
+                    let _ = schema.diff(&message, other, &mut delta);
+                    let _ = schema.diff(other, &message, &mut delta);
+                }
+            }
+        }
+    }
+}

@@ -15,6 +15,11 @@ pub mod sync;
 pub mod table;
 pub mod wire;
 
+/// Sample messages of the unit tests, shared with the randomised test.
+#[cfg(test)]
+#[path = "../tests/zoo/mod.rs"]
+mod zoo;
+
 /// XXH3-64, seed 0: digests of canonical messages, hashes of ids and sources.
 pub fn digest(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)

@@ -182,3 +182,88 @@ fn decode_time(bytes: &[u8]) -> Result<(i64, i32), DecodeError> {
     }
     Ok((seconds, nanos))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo::{int, len, Rng};
+
+    fn full() -> PatchHead<'static> {
+        PatchHead {
+            key: b"dev-1",
+            revision: 7,
+            base_revision: 6,
+            kind: Kind::Delta,
+            type_name: "acme.Device",
+            digest: 0x0102_0304_0506_0708,
+            event_id: "id",
+            event_source: "/source",
+            event_time: Some((1_700_000_000, 5)),
+            traceparent: "00-ab-cd-01",
+            sequence: 300,
+            epoch: 1_700_000_000_000,
+            schema: u64::MAX,
+        }
+    }
+
+    fn encoded(head: &PatchHead<'_>, mask: &[u8], data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(head, mask, data, &mut out);
+        out
+    }
+
+    #[test]
+    fn a_patch_comes_back_as_it_was() {
+        let bytes = encoded(&full(), b"\x0a\x01a", b"\x08\x01");
+        assert_eq!(decode(&bytes), Ok(Patch { head: full(), mask: b"\x0a\x01a", data: b"\x08\x01" }));
+        for event_time in [None, Some((0, 0)), Some((-1, 999_999_999)), Some((i64::MIN, -1))] {
+            let head = PatchHead { event_time, ..full() };
+            assert_eq!(decode(&encoded(&head, b"", b"")).map(|patch| patch.head), Ok(head));
+        }
+    }
+
+    #[test]
+    fn fields_ascend_and_defaults_are_left_out() {
+        assert!(encoded(&PatchHead::default(), b"", b"").is_empty());
+        let bytes = encoded(&full(), b"\x0a\x01a", b"\x08\x01");
+        let numbers: Vec<u32> = wire::records(&bytes).map(|record| record.expect("sound").number).collect();
+        assert_eq!(numbers, (1..=15).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn the_mask_of_a_snapshot_is_a_star_and_that_of_a_delete_empty() {
+        let snapshot = encoded(&PatchHead { kind: Kind::Snapshot, ..full() }, b"\x0a\x01a", b"");
+        assert_eq!(decode(&snapshot).map(|patch| patch.mask), Ok(SNAPSHOT_MASK));
+        let delete = encoded(&PatchHead { kind: Kind::Delete, ..full() }, b"\x0a\x01a", b"");
+        assert_eq!(decode(&delete).map(|patch| patch.mask), Ok(&b""[..]));
+    }
+
+    #[test]
+    fn later_fields_are_skipped_and_later_kinds_refused() {
+        let bytes = [encoded(&full(), b"", b""), int(16, 5), len(1, "other")].concat();
+        assert_eq!(decode(&bytes).map(|patch| patch.head), Ok(PatchHead { key: b"other", ..full() }));
+        assert_eq!(decode(&int(4, 4)), Err(DecodeError::UnknownKind(4)));
+    }
+
+    #[test]
+    fn what_is_no_patch_is_refused_by_name() {
+        assert_eq!(decode(&len(9, b"\xff")), Err(DecodeError::NotUtf8("event_id")));
+        assert_eq!(decode(&[len(6, ""), len(6, "")].concat()), Err(DecodeError::Repeated("mask")));
+        assert_eq!(decode(b"\x0a\x05"), Err(DecodeError::Malformed));
+        assert_eq!(decode(&len(11, b"\xff")), Err(DecodeError::Malformed));
+    }
+
+    #[test]
+    fn cut_and_damaged_patches_never_panic() {
+        let bytes = encoded(&full(), b"\x0a\x01a", b"\x08\x01");
+        let mut rng = Rng::new(20_261_122);
+        for at in 0..bytes.len() {
+            let _ = decode(&bytes[..at]);
+            for _ in 0..50 {
+                let mut damaged = bytes.clone();
+                damaged[at] = rng.next() as u8;
+                let _ = decode(&damaged);
+            }
+        }
+    }
+}

@@ -416,3 +416,75 @@ fn mark_maps(messages: &mut [Message]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo;
+
+    fn refusal(change: impl FnOnce(&mut Vec<MessageSpec>)) -> String {
+        let mut specs = zoo::specs();
+        change(&mut specs);
+        Schema::new(specs, &[]).expect_err("the table is wrong").0
+    }
+
+    #[test]
+    fn fields_are_found_by_number_name_and_path() {
+        let schema = zoo::schema();
+        assert_eq!(schema.root().field(2).map(|field| &*field.name), Some("name"));
+        assert_eq!(schema.root().field(3000).map(|field| &*field.name), Some("far"));
+        assert_eq!(schema.root().field_by_name("slots").map(|field| field.number), Some(13));
+        assert_eq!(schema.field_by_path("inner.leaf.s").map(|field| field.number), Some(2));
+        assert_eq!(schema.path_numbers("inner.leaf.s"), Some(vec![40, 11, 2]));
+        for number in [0, 25, 255, 256, 2999, 3001, u32::MAX] {
+            assert!(schema.root().field(number).is_none());
+        }
+    }
+
+    #[test]
+    fn a_path_leads_through_single_messages_only() {
+        let schema = zoo::schema();
+        for path in ["", ".", "nothing", "leaf.", "leaf.nothing", "name.x", "leaves.a", "labels.key", "by_id.value"] {
+            assert!(schema.field_by_path(path).is_none(), "{path:?}");
+            assert!(schema.path_numbers(path).is_none(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_ignored_path_is_named() {
+        let error = Schema::new(zoo::specs(), &["leaf.lat".into()]).expect_err("no such path");
+        assert_eq!(error.0, "path \"leaf.lat\": zoo.Leaf has no field \"lat\"");
+        let error = Schema::new(zoo::specs(), &["labels.key".into()]).expect_err("no such path");
+        assert!(error.0.contains("\"key\" lies behind a list, a map or a scalar"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_table_is_refused_by_message_and_field() {
+        assert!(Schema::new(Vec::new(), &[]).is_err());
+        assert_eq!(refusal(|t| t[0].fields[10].child = 99), "zoo.All: field 11 (\"leaf\") names message 99 of 7");
+        assert!(refusal(|t| t[0].fields[0].number = 0).contains("out of range"));
+        assert!(refusal(|t| t[0].fields[0].number = 1 << 29).contains("out of range"));
+        assert!(refusal(|t| t[0].fields[0].number = 2).contains("share a number or a name"));
+        assert!(refusal(|t| t[0].fields[0].name = "name".into()).contains("share a number or a name"));
+        assert!(refusal(|t| t[0].fields[1].flags |= PACKED).contains("packed"));
+        assert!(refusal(|t| t[0].fields[9].values = None).contains("enum values"));
+        assert!(refusal(|t| t[2].fields[1].number = 3).contains("is a map"));
+        assert!(refusal(|t| t[1].fields[0].name = String::new()).contains("no usable name"));
+    }
+
+    #[test]
+    fn a_oneof_of_one_member_excludes_nothing() {
+        let mut specs = zoo::specs();
+        specs[0].fields[2].oneof = 7;
+        let schema = Schema::new(specs, &[]).expect("sound");
+        assert_eq!(schema.root().field(3).map(|field| field.oneof), Some(-1));
+        assert_eq!(schema.root().field(30).map(|field| field.oneof), Some(0));
+    }
+
+    #[test]
+    fn maps_are_known_at_every_depth() {
+        let schema = zoo::schema();
+        assert!(schema.root().has_maps && schema.message(1).has_maps && schema.message(3).has_maps);
+        assert!(!schema.message(2).has_maps);
+    }
+}
