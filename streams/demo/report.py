@@ -1,0 +1,101 @@
+"""What a run of the demo found, as a table that is read in five seconds and as one JSON object. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+BATCH_PATCHES = 1_000
+"""Patches compressed together to measure them: about what Kafka's producers put into one batch, by its default size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures of one run; sizes in bytes.
+
+    `full_json_bytes` and `full_protobuf_bytes` are the states of every delivery alone, without an envelope;
+    `patch_bytes` are whole `streams.v1.Patch` messages. `compressed_patch_bytes` are the patches topic's keys and
+    values, zstd level 3, batch by batch of `BATCH_PATCHES`. `seconds` runs from the first event sent to the last event
+    worked off and the last patch applied.
+    """
+
+    events: int
+    duplicates_injected: int
+    duplicates_dropped: int
+    patches: int
+    aircraft: int
+    full_json_bytes: int
+    full_protobuf_bytes: int
+    patch_bytes: int
+    compressed_patch_bytes: int
+    seconds: float
+    differences: int
+    broker: str
+
+    @property
+    def verified(self) -> bool:
+        """Whether the receiver holds exactly the replay's bytes for every aircraft."""
+        return self.aircraft > 0 and self.differences == 0
+
+    @property
+    def events_per_second(self) -> float:
+        """Events through the whole job in one process: sent, compared, committed, received, applied, checked."""
+        return self.events / self.seconds if self.seconds > 0 else 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """The same as one JSON object."""
+        return {
+            **asdict(self),
+            "seconds": round(self.seconds, 3),
+            "events_per_second": round(self.events_per_second),
+            "compression": f"zstd level 3, batches of {BATCH_PATCHES} patches",
+            "verified": self.verified,
+        }
+
+    def as_table(self) -> Table:
+        """The same for a person."""
+        table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(style="bold")
+        table.add_column(justify="right")
+        table.add_column(style="dim")
+        share = self.duplicates_injected / self.events if self.events else 0
+        table.add_row("events in", f"{self.events:,}", "full states; flights from New York in January 2013")
+        table.add_row(
+            "duplicates dropped",
+            f"{self.duplicates_dropped:,}",
+            f"{self.duplicates_injected:,} were injected, {share:.1%}: retries of a webhook storm",
+        )
+        table.add_row("patches out", f"{self.patches:,}", f"of {self.aircraft:,} aircraft")
+        table.add_section()
+        table.add_row("as full JSON", _megabytes(self.full_json_bytes), self._times(self.full_json_bytes))
+        table.add_row("as full Protobuf", _megabytes(self.full_protobuf_bytes), self._times(self.full_protobuf_bytes))
+        table.add_row("as patches", _megabytes(self.patch_bytes), self._times(self.patch_bytes))
+        table.add_row(
+            "compressed patches",
+            _megabytes(self.compressed_patch_bytes),
+            f"zstd in batches of {BATCH_PATCHES:,} patches, as a producer sends them",
+        )
+        table.add_section()
+        table.add_row(
+            "events/s", f"{self.events_per_second:,.0f}", f"sent to applied, {self.seconds:.1f} s, one process"
+        )
+        table.add_row("verified", *self._verdict())
+        return table
+
+    def _times(self, size: int) -> str:
+        return (
+            f"{size / self.compressed_patch_bytes:.1f} times the compressed patches"
+            if self.compressed_patch_bytes
+            else ""
+        )
+
+    def _verdict(self) -> tuple[Text, str]:
+        if self.verified:
+            return Text("yes", "bold green"), "bit for bit: the receiver holds what a plain replay holds"
+        return Text("NO", "bold red"), f"{self.differences:,} aircraft differ from a plain replay"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
