@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from streams._native import Records
 from streams.client.broker import ReaderOptions
 from streams.client.connect import open_reader
 from streams.errors import TransportError
 from streams.options import Settings
+from streams.transport.credentials import Credentials
 from streams.transport.log import Log
 
-__all__ = ["embedded_directory", "latest", "read_all"]
+__all__ = ["embedded_directory", "latest", "native", "read_all"]
+
+
+class _Native(Protocol):
+    """What the native clients have in common."""
+
+    def set_token(self, token: str, expires_ms: int, principal: str) -> None: ...
+
+
+C = TypeVar("C", bound=_Native)
 
 FETCH_RECORDS_MAX = 10_000
 FETCH_TIMEOUT_MS = 1_000
@@ -26,6 +37,17 @@ def embedded_directory(settings: Settings) -> Path | None:
     """The directory of the embedded log; None where the broker is Kafka."""
     scheme, _, place = settings.app.broker.partition("://")
     return Path(place) if scheme == "embedded" else None
+
+
+def native(client: Callable[[dict[str, str]], C], settings: Settings, config: Mapping[str, str] | None = None) -> C:
+    """A native Kafka client for the broker of the settings, logged in as they say."""
+    credentials = Credentials(settings.security)
+    servers = settings.app.broker.partition("://")[2].rstrip("/")
+    opened = client({"bootstrap.servers": servers, **credentials.librdkafka(), **(config or {})})
+    if credentials.uses_token:
+        token = credentials.token()
+        opened.set_token(token.value, token.expires_ms, token.principal)
+    return opened
 
 
 def read_all(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]:

@@ -1,0 +1,302 @@
+"""`streams state`: looks at keyed state, asks for snapshots of it, verifies it, rebuilds it. Beside running workers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from streams._native import SCHEMA_KEY, Records, decode_row
+from streams.cli import flags, reading, rebuilding, verifying
+from streams.client.broker import WriterOptions
+from streams.client.connect import open_writer
+from streams.client.held import HeldStates
+from streams.errors import Finding, FindingsError, SettingsError, StateError, TransportError
+from streams.kernel.messages import load_message
+from streams.options import Settings, SyncSettings
+from streams.v1.resync_pb2 import Resync
+
+REQUESTER = "streams-state"
+PARCEL_RECORDS = 100
+"""Snapshots are asked for in parcels of so many, so that the rate is even."""
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  streams state get devices d-17 --config streams.toml
+  streams state snapshot devices d-17 --config streams.toml
+  streams state snapshot devices --all --per-second 200 --config streams.toml
+  streams state verify devices --config streams.toml
+"""
+)
+def command() -> None:
+    """Look at, snapshot, verify, rebuild or upgrade keyed state."""
+
+
+def _settings(config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> Settings:
+    return flags.chosen(config, broker, set_, required=["app.id"], app__id=app_id)
+
+
+def _id_option(function: Any) -> Any:
+    return click.option("--id", "app_id", metavar="ID", help="The application, where no file says it.")(function)
+
+
+def _sync_of(settings: Settings, source: str) -> SyncSettings:
+    """The [[sync]] of a source; one with defaults where the file has none, as for an app in code."""
+    return next((sync for sync in settings.sync if sync.source == source), SyncSettings(source=source))
+
+
+def _message_class(sync: SyncSettings, required: bool) -> type[Message] | None:
+    """The message type of a [[sync]]; None where nothing names it."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    if sync.message:
+        return load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None)
+    if required:
+        raise SettingsError(
+            Finding("--config", f"no [[sync]] with source {sync.source}", "one that names its message type")
+        )
+    return None
+
+
+def _changelog(settings: Settings, source: str) -> str:
+    return f"{settings.app.id}-{source}-changelog"
+
+
+def _key(text: str, is_hex: bool) -> bytes:
+    try:
+        return bytes.fromhex(text) if is_hex else text.encode()
+    except ValueError as error:
+        raise SettingsError(Finding("KEY", repr(text), "hexadecimal digits")) from error
+
+
+@command.command()
+@click.argument("source")
+@click.argument("key")
+@flags.shared
+@_id_option
+@click.option("--hex", "is_hex", is_flag=True, help="KEY is hexadecimal.")
+def get(
+    source: str,
+    key: str,
+    config: Path | None,
+    broker: str | None,
+    set_: Sequence[str],
+    app_id: str | None,
+    is_hex: bool,
+) -> None:
+    """Print what is stored of a key as JSON, as of the last commit; no worker has to run.
+
+    The whole changelog is read: seconds for a million keys.
+    """
+    settings = _settings(config, broker, set_, app_id)
+    topic, wanted = _changelog(settings, source), _key(key, is_hex)
+    found: tuple[int, bytes] | None = None
+    for partition, records in reading.read_all(settings, topic):
+        for index in range(len(records)):
+            if records.key(index) == wanted:
+                value = records.value(index)
+                found = None if value is None else (partition, value)
+    if found is None:
+        raise StateError(f"{topic}: no row of key {key}; expected one that an event of {source} has made", table=source)
+    click.echo(json.dumps(_shown(source, key, *found, _message_class(_sync_of(settings, source), False)), indent=2))
+
+
+def _shown(source: str, key: str, partition: int, value: bytes, kind: type[Message] | None) -> dict[str, Any]:
+    """A row for people: the message as JSON, or its bytes where the type is not known."""
+    row = decode_row(value)
+    shown: dict[str, Any] = {
+        "source": source, "key": key, "partition": partition, "epoch": row["epoch"], "revision": row["revision"],
+        "offset": row["offset"], "sequences": {f"{hashed:016x}": last for hashed, last in row["sequences"].items()},
+        "event_time": _instant(row["event_time_us"], 1_000_000), "deleted_at": _instant(row["deleted_at_ms"], 1_000),
+        "schema": f"{row['schema']:016x}",
+    }  # fmt: skip
+    if row["tombstone"]:
+        shown["message"] = None
+    elif kind is None:
+        shown["message_hex"] = row["message"].hex()
+    else:
+        message = kind.FromString(row["message"])
+        shown["message"] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return shown
+
+
+def _instant(ticks: int | None, per_second: int) -> str | None:
+    try:
+        return None if ticks is None else datetime.fromtimestamp(ticks / per_second, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+@command.command()
+@click.argument("source")
+@click.argument("key", required=False)
+@flags.shared
+@_id_option
+@click.option("--hex", "is_hex", is_flag=True, help="KEY is hexadecimal.")
+@click.option("--all", "every", is_flag=True, help="Every key, for receivers that join late.")
+@click.option("--per-second", type=click.IntRange(1, 100_000), default=500, show_default=True,
+              help="With --all: at most so many, so that the workers keep up with their events.")  # fmt: skip
+def snapshot(
+    source: str,
+    key: str | None,
+    config: Path | None,
+    broker: str | None,
+    set_: Sequence[str],
+    app_id: str | None,
+    is_hex: bool,
+    every: bool,
+    per_second: int,
+) -> None:
+    """Ask the owner of a key, or of all keys, to emit a snapshot of its current revision."""
+    if (key is None) != every:
+        raise SettingsError(Finding("KEY", "a key and --all" if every else "neither", "either a key or --all"))
+    settings = _settings(config, broker, set_, app_id)
+    rows = reading.latest(settings, _changelog(settings, source))
+    wanted = None if key is None else _key(key, is_hex)
+    places = [place for place in rows if place[1] != SCHEMA_KEY and (wanted is None or place[1] == wanted)]
+    if not places:
+        raise StateError(
+            f"{source}: no row of {'any key' if every else f'key {key}'}; nothing to ask for", table=source
+        )
+    asked = _ask(settings, source, places, [], per_second)
+    click.echo(f"{asked} snapshots asked for on {source}.resync", err=True)
+
+
+@command.command("reset-sequence")
+@click.argument("source")
+@click.argument("key")
+@flags.shared
+@_id_option
+@click.option("--hex", "is_hex", is_flag=True, help="KEY is hexadecimal.")
+def reset_sequence(
+    source: str,
+    key: str,
+    config: Path | None,
+    broker: str | None,
+    set_: Sequence[str],
+    app_id: str | None,
+    is_hex: bool,
+) -> None:
+    """Let a key accept events again whose source began its sequence anew: its last sequences and ids are forgotten."""
+    settings = _settings(config, broker, set_, app_id)
+    wanted = _key(key, is_hex)
+    places = [place for place in reading.latest(settings, _changelog(settings, source)) if place[1] == wanted]
+    if not places:
+        raise StateError(f"{source}: no row of key {key}; nothing to reset", table=source)
+    _ask(settings, source, places, [("reset-sequence", b"")], per_second=PARCEL_RECORDS)
+    click.echo(f"reset of {key} asked for on {source}.resync", err=True)
+
+
+def _ask(
+    settings: Settings,
+    source: str,
+    places: Iterable[tuple[int, bytes]],
+    headers: Sequence[tuple[str, bytes | None]],
+    per_second: int,
+) -> int:
+    """Puts a request for each key on the partition that has it, at an even rate; returns how many."""
+    by_partition: dict[int, list[bytes]] = {}
+    for partition, key in places:
+        by_partition.setdefault(partition, []).append(key)
+    value = Resync(requester=REQUESTER, reason=Resync.OPERATOR).SerializeToString()
+    writer = open_writer(settings.app.broker, WriterOptions(security=settings.security))
+    parcel, asked = min(PARCEL_RECORDS, per_second), 0
+    started_s = time.monotonic()
+    try:
+        for partition, keys in by_partition.items():
+            for first in range(0, len(keys), parcel):
+                records = Records()
+                for key in keys[first : first + parcel]:
+                    records.append(key, value, headers)
+                for outcome in writer.write(f"{source}.resync", records, partition):
+                    if isinstance(outcome, TransportError):
+                        raise outcome
+                asked += len(records)
+                time.sleep(max(0.0, started_s + asked / per_second - time.monotonic()))
+    finally:
+        writer.close()
+    return asked
+
+
+@command.command()
+@click.argument("source")
+@flags.shared
+@_id_option
+def verify(source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> None:
+    """Apply every patch of SOURCE as a receiver does and compare with the stored state. Exit code 3: findings."""
+    settings = _settings(config, broker, set_, app_id)
+    sync = _sync_of(settings, source)
+    kind = _message_class(sync, True)
+    assert kind is not None  # required
+    rows = reading.latest(settings, _changelog(settings, source))
+    held = HeldStates(kind, requester=REQUESTER, asks=None)
+    for partition, records in reading.read_all(settings, sync.output or f"{source}.patches"):
+        for index in range(len(records)):
+            held.take(
+                partition, records.offset(index), records.key(index), records.value(index), records.headers(index)
+            )
+    verified = verifying.compare(source, rows, held)
+    click.echo(f"{verified.rows} rows: {verified.equal} equal, {verified.moved_on} moved on meanwhile")
+    if verified.findings:
+        raise FindingsError(*verified.findings)
+
+
+@command.command()
+@click.argument("source")
+@flags.shared
+@_id_option
+@click.option("--from-source", is_flag=True, help="Not from the changelog but from the events: keys get a new epoch.")
+@click.option("--yes", is_flag=True, help="Do it; without this the command only says what it would do.")
+def rebuild(
+    source: str,
+    config: Path | None,
+    broker: str | None,
+    set_: Sequence[str],
+    app_id: str | None,
+    from_source: bool,
+    yes: bool,
+) -> None:
+    """Remove local state of SOURCE, so that the next worker restores it from the changelog. Stop the workers before.
+
+    With --from-source the changelog goes too, and the next worker reads all events again: every key gets a new epoch,
+    and receivers a snapshot of it.
+    """
+    settings = _settings(config, broker, set_, app_id)
+    steps = rebuilding.steps(settings, source, from_source=from_source)
+    for step in steps:
+        click.echo(f"{'' if yes else 'would '}{step.what}")
+        if yes:
+            step.act()
+    if not yes:
+        click.echo("nothing was changed; add --yes to do it", err=True)
+
+
+@command.command()
+@click.argument("source")
+@flags.shared
+@_id_option
+def upgrade(source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> None:
+    """Let the workers write the newest format of stored state, once all of them run this release."""
+    settings = _settings(config, broker, set_, app_id)
+    formats: dict[int, int] = {}
+    for (_, key), value in reading.latest(settings, _changelog(settings, source)).items():
+        if key != SCHEMA_KEY:
+            formats[value[0]] = formats.get(value[0], 0) + 1
+    newer = {number: count for number, count in formats.items() if number > rebuilding.ROW_FORMAT}
+    if newer:
+        raise StateError(
+            f"{source}: rows of format {max(newer)}, expected at most {rebuilding.ROW_FORMAT}; "
+            "a newer release wrote them: upgrade this one",
+            table=source,
+        )
+    click.echo(f"{source}: {sum(formats.values())} rows of format {rebuilding.ROW_FORMAT}, the newest: nothing to do")
