@@ -9,7 +9,6 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::canonical;
 use crate::diff::{Change, Delta};
 use crate::digest;
 use crate::envelope::{self, Event, Reason, Refusal, Scratch, ERROR_BYTES_MAX};
@@ -811,7 +810,7 @@ fn count_fallback(by: Canonicalised, counts: &mut Counts) {
 
 fn digest_of(message: &[u8], is_canonical: bool) -> u64 {
     if is_canonical {
-        canonical::digest(message)
+        digest(message)
     } else {
         0
     }
