@@ -44,6 +44,7 @@ LAYERS = [
     ["streams.client"],
     ["streams.observe"],
     ["streams.sync", "streams.circuit.agent", "streams.delivery", "streams.gateway"],
+    ["streams.worker"],
     ["streams.app"],
     ["streams.demo"],
     ["streams.cli"],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from streams._native import Records
+from streams._native import KafkaConsumer, Records
 from streams.client.broker import ReaderOptions
 from streams.client.connect import open_reader
 from streams.errors import TransportError
@@ -14,7 +14,7 @@ from streams.options import Settings
 from streams.transport.credentials import Credentials
 from streams.transport.log import Log
 
-__all__ = ["embedded_directory", "latest", "native", "read_all"]
+__all__ = ["embedded_directory", "last_timestamps", "latest", "native", "read_all"]
 
 
 class _Native(Protocol):
@@ -26,7 +26,11 @@ class _Native(Protocol):
 C = TypeVar("C", bound=_Native)
 
 FETCH_RECORDS_MAX = 10_000
+FETCH_BYTES_MAX = 4 << 20
 FETCH_TIMEOUT_MS = 1_000
+LOOK_TIMEOUT_MS = 10_000
+TAIL_OFFSETS = 10
+"""So many of the last offsets hold at least one record, not only the marks of transactions."""
 SILENT_FETCHES_MAX = 30
 """Half a minute without an answer: a broker that is up answers within one."""
 TOPIC_TIMEOUT_MS = 3_000
@@ -76,6 +80,32 @@ def latest(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
             else:
                 found[partition, key] = value
     return found
+
+
+def last_timestamps(settings: Settings, topic: str, partitions: int) -> list[int]:
+    """Timestamps in ms of the last records of each partition; none of empty ones."""
+    directory = embedded_directory(settings)
+    if directory is not None:
+        with Log(directory, readonly=True) as log:
+            ends = [(partition, log.end(topic, partition)) for partition in range(partitions)]
+            tails = [log.read(topic, partition, max(0, end - TAIL_OFFSETS)) for partition, end in ends]
+        return [records.timestamp_ms(index) for records in tails for index in range(len(records))]
+    consumer = native(KafkaConsumer, settings, {"group.id": "streams-look", "enable.partition.eof": "true"})
+    try:
+        marks = {partition: consumer.watermarks(topic, partition, LOOK_TIMEOUT_MS) for partition in range(partitions)}
+        waiting = {partition for partition, (low, high) in marks.items() if high > low}
+        consumer.assign([(topic, at, max(marks[at][0], marks[at][1] - TAIL_OFFSETS)) for at in waiting])
+        stamps: list[int] = []
+        for _ in range(SILENT_FETCHES_MAX):
+            if not waiting:
+                break
+            for _, partition, records, end in consumer.fetch(FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_TIMEOUT_MS):
+                stamps += [records.timestamp_ms(index) for index in range(len(records))]
+                if end >= 0:
+                    waiting.discard(partition)
+        return stamps
+    finally:
+        consumer.close()
 
 
 def _read_kafka(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]:

@@ -15,6 +15,7 @@ from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
 from streams.errors import StateError, TransportError
 from streams.options import Settings
+from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
 
 __all__ = ["ROW_FORMAT", "Step", "steps"]
@@ -36,7 +37,7 @@ def steps(settings: Settings, source: str, *, from_source: bool) -> list[Step]:
     """The steps in their order. A crash between two of them leaves a state that a worker can start from."""
     made: list[Step] = []
     if from_source:
-        changelog = f"{settings.app.id}-{source}-changelog"
+        changelog = SyncTopics.of(settings.app.id, source, "").changelog
         rows = reading.latest(settings, changelog)
         made.append(Step(f"move group {settings.app.id} to the start of {source}", lambda: _rewind(settings, source)))
         made.append(
@@ -49,8 +50,8 @@ def steps(settings: Settings, source: str, *, from_source: bool) -> list[Step]:
 
 def _stores(settings: Settings, source: str) -> list[Path]:
     """Local stores of a source under the data directory, those of several workers on this machine included."""
-    root = Path(settings.app.datadir)
-    return sorted(path for path in [root / source, *root.glob(f"*/{source}")] if path.is_dir())
+    root, place = Path(settings.app.datadir), Path("state") / source
+    return sorted(path for path in [root / place, *root.glob(f"[0-9]*/{place}")] if path.is_dir())
 
 
 def _rewind(settings: Settings, source: str) -> None:

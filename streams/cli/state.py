@@ -22,6 +22,7 @@ from streams.client.held import HeldStates
 from streams.errors import Finding, FindingsError, SettingsError, StateError, TransportError
 from streams.kernel.messages import load_message
 from streams.options import Settings, SyncSettings
+from streams.sync.topics import SyncTopics
 from streams.v1.resync_pb2 import Resync
 
 REQUESTER = "streams-state"
@@ -68,8 +69,8 @@ def _message_class(sync: SyncSettings, required: bool) -> type[Message] | None:
     return None
 
 
-def _changelog(settings: Settings, source: str) -> str:
-    return f"{settings.app.id}-{source}-changelog"
+def _topics(settings: Settings, source: str) -> SyncTopics:
+    return SyncTopics.of(settings.app.id, source, _sync_of(settings, source).output)
 
 
 def _key(text: str, is_hex: bool) -> bytes:
@@ -99,7 +100,7 @@ def get(
     The whole changelog is read: seconds for a million keys.
     """
     settings = _settings(config, broker, set_, app_id)
-    topic, wanted = _changelog(settings, source), _key(key, is_hex)
+    topic, wanted = _topics(settings, source).changelog, _key(key, is_hex)
     found: tuple[int, bytes] | None = None
     for partition, records in reading.read_all(settings, topic):
         for index in range(len(records)):
@@ -161,7 +162,7 @@ def snapshot(
     if (key is None) != every:
         raise SettingsError(Finding("KEY", "a key and --all" if every else "neither", "either a key or --all"))
     settings = _settings(config, broker, set_, app_id)
-    rows = reading.latest(settings, _changelog(settings, source))
+    rows = reading.latest(settings, _topics(settings, source).changelog)
     wanted = None if key is None else _key(key, is_hex)
     places = [place for place in rows if place[1] != SCHEMA_KEY and (wanted is None or place[1] == wanted)]
     if not places:
@@ -190,7 +191,7 @@ def reset_sequence(
     """Let a key accept events again whose source began its sequence anew: its last sequences and ids are forgotten."""
     settings = _settings(config, broker, set_, app_id)
     wanted = _key(key, is_hex)
-    places = [place for place in reading.latest(settings, _changelog(settings, source)) if place[1] == wanted]
+    places = [place for place in reading.latest(settings, _topics(settings, source).changelog) if place[1] == wanted]
     if not places:
         raise StateError(f"{source}: no row of key {key}; nothing to reset", table=source)
     _ask(settings, source, places, [("reset-sequence", b"")], per_second=PARCEL_RECORDS)
@@ -218,7 +219,7 @@ def _ask(
                 records = Records()
                 for key in keys[first : first + parcel]:
                     records.append(key, value, headers)
-                for outcome in writer.write(f"{source}.resync", records, partition):
+                for outcome in writer.write(_topics(settings, source).resync, records, partition):
                     if isinstance(outcome, TransportError):
                         raise outcome
                 asked += len(records)
@@ -238,9 +239,10 @@ def verify(source: str, config: Path | None, broker: str | None, set_: Sequence[
     sync = _sync_of(settings, source)
     kind = _message_class(sync, True)
     assert kind is not None  # required
-    rows = reading.latest(settings, _changelog(settings, source))
+    topics = _topics(settings, source)
+    rows = reading.latest(settings, topics.changelog)
     held = HeldStates(kind, requester=REQUESTER, asks=None)
-    for partition, records in reading.read_all(settings, sync.output or f"{source}.patches"):
+    for partition, records in reading.read_all(settings, topics.output):
         for index in range(len(records)):
             held.take(
                 partition, records.offset(index), records.key(index), records.value(index), records.headers(index)
@@ -289,7 +291,7 @@ def upgrade(source: str, config: Path | None, broker: str | None, set_: Sequence
     """Let the workers write the newest format of stored state, once all of them run this release."""
     settings = _settings(config, broker, set_, app_id)
     formats: dict[int, int] = {}
-    for (_, key), value in reading.latest(settings, _changelog(settings, source)).items():
+    for (_, key), value in reading.latest(settings, _topics(settings, source).changelog).items():
         if key != SCHEMA_KEY:
             formats[value[0]] = formats.get(value[0], 0) + 1
     newer = {number: count for number, count in formats.items() if number > rebuilding.ROW_FORMAT}

@@ -1,0 +1,132 @@
+"""What `streams doctor` judges: facts in, findings out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from streams.errors import Finding
+from streams.options import Settings, SyncSettings
+from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
+
+__all__ = ["Facts", "TopicFacts", "findings"]
+
+CLOCK_AHEAD_MS = 60_000
+"""A record stamped a minute ahead of this machine: one of the two clocks is wrong, not merely late."""
+DISK_FREE_BYTES_MIN = 1 << 30
+"""A store compacts by writing anew: with less it stops in the middle of a busy day."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """What the broker says of a topic. `config` has Kafka's names."""
+
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def number(self, name: str) -> int | None:
+        """A number of the configuration; None where the broker does not say."""
+        text = self.config.get(name, "")
+        return int(text) if text.lstrip("-").isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was looked up. `schema_changes` and `newest_ms` by source; a source without rows or records is not in them."""
+
+    topics: Mapping[str, TopicFacts]
+    now_ms: int
+    disk_free_bytes: int
+    schema_changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    newest_ms: Mapping[str, int] = field(default_factory=dict)
+
+
+def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """Everything that is wrong or will be, each with its cure."""
+    for sync in settings.sync:
+        topics = SyncTopics.of(settings.app.id, sync.source, sync.output)
+        if sync.source not in facts.topics:
+            yield Finding(
+                f"topic {sync.source}", "no such topic", "the topic of the events",
+                "create it, with as many partitions as it will ever need; a worker waits for it",
+            )  # fmt: skip
+            continue
+        yield from _counts(topics, facts)
+        yield from _changelog(topics, facts)
+        yield from _sizes(topics, settings, facts)
+        yield from _retention(sync, topics, facts)
+        yield from _schema(sync, facts)
+        yield from _clock(sync, facts)
+    if facts.disk_free_bytes < DISK_FREE_BYTES_MIN:
+        yield Finding(
+            f"disk of {settings.app.datadir}", f"{facts.disk_free_bytes >> 20} MiB free",
+            f"at least {DISK_FREE_BYTES_MIN >> 20} MiB", "free some, or move app.datadir",
+        )  # fmt: skip
+
+
+def _counts(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
+    wanted = facts.topics[topics.source].partitions
+    for name in (topics.output, topics.resync, topics.dead_letters, topics.changelog):
+        found = facts.topics.get(name)
+        if found is None:
+            yield Finding(
+                f"topic {name}", "no such topic", f"one of {wanted} partitions", "the first worker creates it"
+            )
+        elif found.partitions != wanted:
+            yield Finding(
+                f"topic {name}", f"{found.partitions} partitions", f"{wanted}, as {topics.source} has",
+                "a source that grew needs new topics: another app id and output, or repartition into a new source",
+            )  # fmt: skip
+
+
+def _changelog(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
+    found = facts.topics.get(topics.changelog)
+    policy = found.config.get("cleanup.policy", "") if found else ""
+    if policy and policy != "compact":
+        yield Finding(
+            f"topic {topics.changelog}", f"cleanup.policy={policy}", "compact",
+            "rows that are not written anew would be lost: set it before the retention passes",
+        )  # fmt: skip
+
+
+def _sizes(topics: SyncTopics, settings: Settings, facts: Facts) -> Iterator[Finding]:
+    source = facts.topics[topics.source].number("max.message.bytes")
+    wanted = min(source or settings.limits.record_bytes_max, settings.limits.record_bytes_max) + HEADER_ROOM_BYTES
+    for name in (topics.output, topics.dead_letters, topics.changelog):
+        found = facts.topics.get(name)
+        size = found.number("max.message.bytes") if found else None
+        if size is not None and size < wanted:
+            yield Finding(
+                f"topic {name}", f"max.message.bytes={size}", f"at least {wanted}",
+                "a record as large as the source allows would not fit with its headers: raise it",
+            )  # fmt: skip
+
+
+def _retention(sync: SyncSettings, topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
+    """A tombstone has to outlive every event and dead letter that could come back."""
+    for name in (topics.source, topics.dead_letters):
+        found = facts.topics.get(name)
+        kept_ms = found.number("retention.ms") if found else None
+        if kept_ms is not None and (kept_ms < 0 or kept_ms > sync.tombstone_retention_ms):
+            kept = "for ever" if kept_ms < 0 else f"for {kept_ms} ms"
+            yield Finding(
+                f"sync {sync.source}: tombstone_retention_ms", f"{sync.tombstone_retention_ms} while {name} keeps {kept}",
+                "at least as long", "an event from before a delete could bring the key back: raise it, or keep less",
+            )  # fmt: skip
+
+
+def _schema(sync: SyncSettings, facts: Facts) -> Iterator[Finding]:
+    for change in facts.schema_changes.get(sync.source, ()):
+        yield Finding(
+            f"sync {sync.source}: message", change, "the types that the stored rows were written with",
+            "give a changed field a new number, or rebuild the state under another app id",
+        )  # fmt: skip
+
+
+def _clock(sync: SyncSettings, facts: Facts) -> Iterator[Finding]:
+    newest_ms = facts.newest_ms.get(sync.source)
+    if newest_ms is not None and newest_ms > facts.now_ms + CLOCK_AHEAD_MS:
+        yield Finding(
+            f"clock, seen in {sync.source}", f"a record from {newest_ms - facts.now_ms} ms ahead", "none from the future",
+            "synchronise the clocks of this machine, the broker and the producers",
+        )  # fmt: skip

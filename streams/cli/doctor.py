@@ -1,0 +1,117 @@
+"""`streams doctor`: looks at topics, stored schema, clock and disk, and names what is wrong with its cure."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from streams._native import SCHEMA_KEY, KafkaAdmin
+from streams.cli import checks, flags, reading
+from streams.clock import SYSTEM_CLOCK
+from streams.errors import FindingsError, TransportError
+from streams.kernel.messages import load_message
+from streams.kernel.schema import MessageSchema, compare
+from streams.options import Settings, SyncSettings
+from streams.sync.topics import SyncTopics
+from streams.transport.log import Log
+
+TIMEOUT_MS = 10_000
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  streams doctor --config streams.toml
+  streams doctor --config streams.toml || alert "the pipeline needs a look"
+
+Exit codes: 0 nothing found, 1 the broker does not answer, 2 settings, 3 findings.
+"""
+)
+@flags.shared
+def command(config: Path | None, broker: str | None, set_: Sequence[str]) -> None:
+    """Check topics, partition counts, changelog, retentions, sizes, schema against stored state, clock and disk.
+
+    Nothing is changed, and no worker is disturbed.
+    """
+    settings = flags.chosen(config, broker, set_, required=["app.id"])
+    found = tuple(checks.findings(settings, look(settings)))
+    if found:
+        raise FindingsError(*found)
+    click.echo(f"nothing found: {settings.app.broker}, {len(settings.sync)} syncs")
+
+
+def look(settings: Settings) -> checks.Facts:
+    """Everything that is judged. TransportError: the broker does not answer."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    wanted = [SyncTopics.of(settings.app.id, sync.source, sync.output) for sync in settings.sync]
+    names = {name for t in wanted for name in (t.source, t.output, t.resync, t.dead_letters, t.changelog)}
+    directory = reading.embedded_directory(settings)
+    topics = _topics_of_kafka(settings, names) if directory is None else _topics_of_log(directory, names)
+    return checks.Facts(
+        topics=topics,
+        now_ms=SYSTEM_CLOCK.now_ms(),
+        disk_free_bytes=_disk_free(Path(settings.app.datadir)),
+        schema_changes={sync.source: _schema_changes(settings, sync, topics) for sync in settings.sync},
+        newest_ms=_newest(settings, topics),
+    )
+
+
+def _topics_of_kafka(settings: Settings, names: set[str]) -> dict[str, checks.TopicFacts]:
+    admin = reading.native(KafkaAdmin, settings)
+    there = admin.topics(TIMEOUT_MS)
+    return {
+        name: checks.TopicFacts(there[name], admin.topic_config(name, TIMEOUT_MS)) for name in names if name in there
+    }
+
+
+def _topics_of_log(directory: Path, names: set[str]) -> dict[str, checks.TopicFacts]:
+    if not directory.is_dir():
+        raise TransportError(f"embedded log {directory}: no such directory, expected one that a worker has made")
+    with Log(directory, readonly=True) as log:
+        return {
+            name: checks.TopicFacts(
+                topic.partitions,
+                {
+                    "cleanup.policy": topic.cleanup,
+                    "retention.ms": str(topic.retention_ms),
+                    "max.message.bytes": str(topic.record_bytes_max),
+                },
+            )
+            for name, topic in log.topics().items()
+            if name in names
+        }
+
+
+def _disk_free(path: Path) -> int:
+    """Free bytes where the directory is, or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def _schema_changes(settings: Settings, sync: SyncSettings, topics: dict[str, checks.TopicFacts]) -> list[str]:
+    """What changed incompatibly between the type that stored rows have and the one that the settings name."""
+    own = MessageSchema(
+        load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None), sync.ignore
+    ).field_table_bytes
+    changelog = SyncTopics.of(settings.app.id, sync.source, sync.output).changelog
+    if changelog not in topics:
+        return []
+    stored = {value for (_, key), value in reading.latest(settings, changelog).items() if key == SCHEMA_KEY}
+    return sorted({change for value in stored for change in compare(value[1:], own)})
+
+
+def _newest(settings: Settings, topics: dict[str, checks.TopicFacts]) -> dict[str, int]:
+    """The latest timestamp among the last records of each source."""
+    found: dict[str, int] = {}
+    for sync in settings.sync:
+        if sync.source in topics:
+            stamps = reading.last_timestamps(settings, sync.source, topics[sync.source].partitions)
+            if stamps:
+                found[sync.source] = max(stamps)
+    return found
