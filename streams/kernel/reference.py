@@ -134,7 +134,7 @@ def snapshot(message_class: type[Message], state: bytes, **head: Any) -> Patch:
     patch = Patch(
         kind=Patch.SNAPSHOT, type=descriptor_of(message_class).full_name, data=state, digest=digest(state), **head
     )
-    patch.mask.paths.append("*")
+    _mask(patch, ["*"])
     return patch
 
 
@@ -146,7 +146,7 @@ def delta(message_class: type[Message], old: bytes, new: bytes, **head: Any) -> 
     patch = Patch(
         kind=Patch.DELTA, type=descriptor_of(message_class).full_name, data=difference.data, digest=digest(new), **head
     )
-    patch.mask.paths.extend(difference.paths)
+    _mask(patch, difference.paths)
     return patch
 
 
@@ -163,10 +163,10 @@ def compose(message_class: type[Message], first: Patch, second: Patch) -> Patch:
     composed.data = apply(message_class, before, second.mask.paths, second.data)
     if first.kind == Patch.DELTA:
         composed.base_revision = first.base_revision
-        composed.mask.paths[:] = _united(descriptor_of(message_class), [*first.mask.paths, *second.mask.paths])
+        _mask(composed, _united(descriptor_of(message_class), [*first.mask.paths, *second.mask.paths]))
     else:
         composed.kind, composed.base_revision = Patch.SNAPSHOT, 0
-        composed.mask.paths[:] = ["*"]
+        _mask(composed, ["*"])
     return composed
 
 
@@ -187,6 +187,20 @@ def is_known(field: FieldDescriptor | None, record: Record) -> bool:
         parts = field.message_type.fields_by_number
         return all(is_known(parts.get(part.number), part) for part in records(record.value))
     return True
+
+
+def wrapped(field: FieldDescriptor, content: bytes) -> bytes:
+    """A nested message as one record of `field`."""
+    if field.type == FieldDescriptor.TYPE_GROUP:
+        return varint(field.number << 3 | START) + content + varint(field.number << 3 | END)
+    return varint(field.number << 3 | LEN) + varint(len(content)) + content
+
+
+def _mask(patch: Patch, paths: Sequence[str]) -> None:
+    """Give a patch its mask; none at all where there are no paths, as every encoder of patches does."""
+    patch.ClearField("mask")
+    if paths:
+        patch.mask.paths.extend(paths)
 
 
 def _content(data: bytes, at: int, wire_type: int) -> tuple[int, int, int]:
@@ -210,13 +224,6 @@ def _content(data: bytes, at: int, wire_type: int) -> tuple[int, int, int]:
 
 def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def _wrapped(field: FieldDescriptor, content: bytes) -> bytes:
-    """A nested message as one record of `field`."""
-    if field.type == FieldDescriptor.TYPE_GROUP:
-        return varint(field.number << 3 | START) + content + varint(field.number << 3 | END)
-    return varint(field.number << 3 | LEN) + varint(len(content)) + content
 
 
 def _map_key(entry: Descriptor, value: bytes) -> Any:
@@ -251,16 +258,16 @@ def _ordered(descriptor: Descriptor, data: bytes) -> bytes:
         if field is None or field.message_type is None or not is_known(field, record):
             out.append(record.raw)
             continue
-        wrapped = _wrapped(field, _ordered(field.message_type, record.value))
+        nested = wrapped(field, _ordered(field.message_type, record.value))
         if not _is_map(field):
-            out.append(wrapped)
+            out.append(nested)
             continue
         if record.number not in maps:
             places[record.number] = len(out)
             out.append(b"")
-        maps.setdefault(record.number, []).append((_map_key(field.message_type, record.value), wrapped))
+        maps.setdefault(record.number, []).append((_map_key(field.message_type, record.value), nested))
     for number, entries in maps.items():
-        out[places[number]] = b"".join(wrapped for _, wrapped in sorted(entries))
+        out[places[number]] = b"".join(entry for _, entry in sorted(entries))
     return b"".join(out)
 
 
@@ -298,7 +305,7 @@ def _diff(descriptor: Descriptor, old: bytes, new: bytes) -> tuple[list[str], by
             data += after.get(number, b"")
         else:
             paths += [f"{field.name}.{path}" for path in inner[0]]
-            data += _wrapped(field, inner[1])
+            data += wrapped(field, inner[1])
     return paths, data
 
 
