@@ -32,7 +32,7 @@ class TopicFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was looked up. `schema_changes` and `newest_ms` by source; a source without rows or records is not in them."""
+    """What was looked up. `schema_changes` and `newest_ms` by source, where there is anything."""
 
     topics: Mapping[str, TopicFacts]
     now_ms: int
@@ -110,7 +110,8 @@ def _retention(sync: SyncSettings, topics: SyncTopics, facts: Facts) -> Iterator
         if kept_ms is not None and (kept_ms < 0 or kept_ms > sync.tombstone_retention_ms):
             kept = "for ever" if kept_ms < 0 else f"for {kept_ms} ms"
             yield Finding(
-                f"sync {sync.source}: tombstone_retention_ms", f"{sync.tombstone_retention_ms} while {name} keeps {kept}",
+                f"sync {sync.source}: tombstone_retention_ms",
+                f"{sync.tombstone_retention_ms} while {name} keeps {kept}",
                 "at least as long", "an event from before a delete could bring the key back: raise it, or keep less",
             )  # fmt: skip
 
@@ -127,6 +128,8 @@ def _clock(sync: SyncSettings, facts: Facts) -> Iterator[Finding]:
     newest_ms = facts.newest_ms.get(sync.source)
     if newest_ms is not None and newest_ms > facts.now_ms + CLOCK_AHEAD_MS:
         yield Finding(
-            f"clock, seen in {sync.source}", f"a record from {newest_ms - facts.now_ms} ms ahead", "none from the future",
+            f"clock, seen in {sync.source}",
+            f"a record from {newest_ms - facts.now_ms} ms ahead",
+            "none from the future",
             "synchronise the clocks of this machine, the broker and the producers",
         )  # fmt: skip
