@@ -218,6 +218,10 @@ impl Header {
     pub fn forget_sequences(&mut self) {
         self.sequence_count = 0;
     }
+    /// Forgets all ids, for the same reason.
+    pub fn forget_ids(&mut self) {
+        self.id_count = 0;
+    }
     pub fn knows_id(&self, id: u64) -> bool {
         self.ids().contains(&id)
     }

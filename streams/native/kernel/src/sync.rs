@@ -224,7 +224,7 @@ impl SyncTable {
     }
 
     /// Answers a chunk of `{source}.resync`: the row of each key, again, for who asked. Changes no state but the
-    /// sequences of keys whose request has the header `reset-sequence`.
+    /// sequences and ids of keys whose request has the header `reset-sequence`, which are forgotten.
     pub fn snapshots(&mut self, requests: &Records, now_ms: u64) -> Result<Step, Failure> {
         self.call(0, now_ms, |call, _, _| {
             let mut answered = HashSet::new();
@@ -612,6 +612,7 @@ impl Call<'_> {
         }
         if let Some(Row { mut header, message, deleted_at_ms }) = reset {
             header.forget_sequences();
+            header.forget_ids();
             match header.is_tombstone() {
                 true => header.write_tombstone(deleted_at_ms, &mut self.buffers.row),
                 false => header.write_live(message, &mut self.buffers.row),
@@ -646,8 +647,7 @@ impl Call<'_> {
         let value = record.value().filter(|_| !job.sealed);
         letters.push(record.key(), value, record.timestamp_ms(), record.offset())?;
         for (name, value) in record.headers() {
-            let kept = matches!(name, b"dlq-replay" | b"dlq-replay-count");
-            if kept || !name.starts_with(b"dlq-") {
+            if name == b"dlq-replay-count" || !name.starts_with(b"dlq-") {
                 letters.push_header(name, value)?;
             }
         }

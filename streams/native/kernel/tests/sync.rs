@@ -393,7 +393,7 @@ fn a_replayed_dead_letter_is_judged_by_its_origin() {
             ("dlq-origin-topic", "devices"),
             ("dlq-origin-partition", "0"),
             ("dlq-origin-offset", offset),
-            ("dlq-replay", "1"),
+            ("dlq-replay-count", "1"),
         ]
     };
     let step = table
@@ -413,7 +413,7 @@ fn a_replayed_dead_letter_is_judged_by_its_origin() {
     assert_eq!("0/11", patches(&step)[0].head.event_id);
     assert_eq!(
         (Some("12"), Some("1")),
-        (header(&step.dead_letters, 0, "dlq-origin-offset"), header(&step.dead_letters, 0, "dlq-replay"))
+        (header(&step.dead_letters, 0, "dlq-origin-offset"), header(&step.dead_letters, 0, "dlq-replay-count"))
     );
     // From elsewhere, or from the future: judged by its own offset.
     let elsewhere = [("dlq-origin-topic", "others"), ("dlq-origin-partition", "0"), ("dlq-origin-offset", "1")];
@@ -543,7 +543,7 @@ fn a_request_can_reset_the_sequences_of_a_key() {
     table.process(&chunk(&[("k", Some(&one), &ce("1", "50"))]), NOW).unwrap();
     let reset = table.snapshots(&chunk(&[("k", None, &[("reset-sequence", "")])]), NOW).unwrap();
     assert_eq!((1, 1), (reset.counts.sequence_resets, reset.counts.rows));
-    let step = table.process(&at(chunk(&[("k", Some(&two), &ce("2", "1"))]), 1), NOW).unwrap();
+    let step = table.process(&at(chunk(&[("k", Some(&two), &ce("1", "1"))]), 1), NOW).unwrap();
     assert_eq!(1, step.counts.patches);
 }
 
