@@ -6,7 +6,7 @@
 //! order of map entries: upb (protobuf 6.33) writes integers as descending unsigned ones, and a string after the longer
 //! ones that it begins. As in upb, a value outside a closed enum and a record of the wrong wire type are unknown fields.
 
-use crate::schema::{Field, Kind, Message, Schema, IMPLICIT, SIGNED, UTF8};
+use crate::schema::{Field, Kind, Message, Schema, IMPLICIT, REPEATED, SIGNED, UTF8};
 use crate::wire::{self, Malformed, Value, DEPTH_MAX};
 
 pub use crate::digest;
@@ -122,7 +122,6 @@ fn unknown_run<'s>(message: &'s Message, bytes: &[u8], start: usize, depth: u32)
 /// Whether a record with a known number is one of that field, canonical or not, as upb's parser sees it. `pos` is
 /// right behind the tag.
 pub(crate) fn is_known(field: &Field, tag: u32, bytes: &[u8], pos: usize) -> Checked<bool> {
-    let repeated_number = field.flags & crate::schema::REPEATED != 0 && field.kind.is_packable();
     let wire_type = tag & 7;
     if wire_type == field.kind.wire_type() {
         if field.kind != Kind::ClosedEnum {
@@ -132,7 +131,9 @@ pub(crate) fn is_known(field: &Field, tag: u32, bytes: &[u8], pos: usize) -> Che
         let number = wire::read_varint(bytes, &mut { pos })? as i32;
         return Ok(field.values.binary_search(&number).is_ok());
     }
-    Ok(repeated_number && wire_type == wire::LEN)
+    // repeated numbers may come packed; repeated groups with a length are no message for upb
+    let takes_length = field.kind.is_packable() || field.kind == Kind::Group;
+    Ok(wire_type == wire::LEN && field.flags & REPEATED != 0 && takes_length)
 }
 
 /// A value of a known field: its lengths, its end tag or its varint must be minimal.
@@ -499,6 +500,7 @@ mod tests {
         assert!(canonical(&[int(3, 1), len(1, "x")]));
         assert!(!canonical(&[len(1, "x"), int(3, 1)]));
         assert!(canonical(&[group(11, "")]) && canonical(&[len(12, "")]));
+        assert!(!canonical(&[len(23, "")]), "upb rejects it");
     }
 
     #[test]
