@@ -1,0 +1,131 @@
+"""The command line as a user meets it: help, version, exit codes, completion, colour. Real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streams.cli import COMMANDS
+
+
+def streams(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a process."""
+    return subprocess.run(
+        [sys.executable, "-m", "streams.cli", *arguments],
+        capture_output=True, text=True, check=False, cwd=cwd, stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    """Help names what the command does and shows examples."""
+    done = streams(*command, "--help")
+
+    assert 0 == done.returncode
+    assert "Examples:" in done.stdout or command in [("settings",), ("completion",)]
+    assert "Usage: streams" in done.stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    """`--version` prints one line."""
+    done = streams("--version")
+
+    assert (0, "streams 0.1.0\n") == (done.returncode, done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["wrker"], 2, "did you mean worker?"),
+        (["worker", "--nope"], 2, "No such option"),
+        (["worker"], 2, "app.id: got nothing"),
+        (["worker", "--set", "app.id=x"], 2, "-A MODULE:NAME"),
+        (["worker", "--set", "app.id"], 2, "expected NAME=VALUE"),
+        (["worker", "-A", "no_such_module:app"], 2, "no_such_module"),
+        (["worker", "-A", "json:loads"], 2, "a streams.App"),
+        (["worker", "--config", "none.toml"], 2, "readable TOML"),
+        (["worker", "--set", "app.brokr=x", "--broker", "nonsense"], 2, "3 settings"),
+        (["settings", "--in-force", "--set", "app.web_port=ninety"], 2, "app.web_port"),
+        (["state", "get", "devices", "d-1"], 2, "app.id"),
+        (["state", "get", "devices", "d-1", "--id", "x", "--broker", "embedded://nowhere"], 1, "no such directory"),
+        (["state", "get", "devices", "zz", "--hex", "--id", "x", "--broker", "embedded://nowhere"], 2, "hexadecimal"),
+        (["state", "snapshot", "devices", "--id", "x"], 2, "either a key or --all"),
+        (["doctor", "--set", "app.id=x", "--broker", "kafka://127.0.0.1:1"], 1, "Kafka"),
+        (["produce", "devices", "-"], 2, "3 settings"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_with_the_right_exit_code(
+    tmp_path: Path, arguments: list[str], code: int, told: str
+) -> None:
+    """Each mistake ends with its code, one reason on standard error, no traceback and nothing on standard output."""
+    done = streams(*arguments, cwd=tmp_path)
+
+    assert code == done.returncode, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_environment_mistake_is_named_by_its_variable() -> None:
+    """A wrong variable is named as it was set."""
+    done = streams("settings", "--in-force", STREAMS_CHUNK__RECORDS_MAX="0", STREAMS_CHUNCK__BYTES_MAX="1")
+
+    assert 2 == done.returncode
+    assert "STREAMS_CHUNK__RECORDS_MAX" in done.stderr
+    assert "STREAMS_CHUNCK__BYTES_MAX" in done.stderr
+    assert "did you mean chunk.bytes_max?" in done.stderr
+
+
+def test_user_code_that_raises_shows_its_own_traceback(tmp_path: Path) -> None:
+    """An error in the user's module is the user's to see, not an error of settings."""
+    (tmp_path / "broken.py").write_text("import no_such_dependency\n")
+    done = streams("worker", "-A", "broken:app", cwd=tmp_path)
+
+    assert 1 == done.returncode
+    assert "no_such_dependency" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_secret_in_force_is_starred() -> None:
+    """`--in-force` shows where a password came from, not what it is."""
+    done = streams(
+        "settings", "--in-force", "--set", "security.sasl_mechanism=PLAIN", "--set", "security.username=u",
+        STREAMS_SECURITY__PASSWORD="hunter2",
+    )  # fmt: skip
+
+    assert 0 == done.returncode, done.stderr
+    assert 'security.password = "***"    # environment' in done.stdout
+    assert "hunter2" not in done.stdout
+
+
+def test_the_printed_settings_are_a_settings_file(tmp_path: Path) -> None:
+    """What `streams settings` prints is TOML that holds the defaults: a start for one's own file."""
+    printed = streams("settings").stdout.partition("[[sync]]")[0].replace('id = ""', 'id = "fleet"')
+    (tmp_path / "streams.toml").write_text(printed)
+    done = streams("settings", "--in-force", "--config", "streams.toml", cwd=tmp_path)
+
+    assert 0 == done.returncode, done.stderr
+    assert 'app.id = "fleet"    # streams.toml' in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_completion(shell: str) -> None:
+    """Each shell's script asks `streams` by its variable; asked so, it completes commands."""
+    script = streams("completion", shell).stdout
+    asked = streams(_STREAMS_COMPLETE="bash_complete", COMP_WORDS="streams wor", COMP_CWORD="1").stdout
+
+    assert "_STREAMS_COMPLETE" in script
+    assert "worker" in asked
+
+
+def test_no_colour_where_nobody_looks() -> None:
+    """Errors that do not go to a terminal carry no escape codes."""
+    done = streams("wrker")
+
+    assert "\x1b" not in done.stderr
