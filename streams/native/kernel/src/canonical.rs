@@ -9,8 +9,6 @@
 use crate::schema::{Field, Kind, Message, Schema, IMPLICIT, REPEATED, SIGNED, UTF8};
 use crate::wire::{self, Malformed, Value, DEPTH_MAX};
 
-pub use crate::digest;
-
 /// The bytes are not canonical: another encoding of a message, or no message at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCanonical;
