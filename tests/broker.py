@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -71,12 +71,23 @@ class Broker:
     """One Kafka node with its own data directory and ports, which survive `stop`, `kill` and `start`."""
 
     def __init__(
-        self, directory: Path, *, port: int = 0, heap_mb: int = 1024, properties: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        heap_mb: int = 1024,
+        properties: Mapping[str, str] | None = None,
+        format_arguments: Sequence[str] = (),
     ) -> None:
+        """`properties` go to the node; `listeners` among them are further ones, as `SASL_SSL://127.0.0.1:port`.
+
+        `format_arguments` go to the storage tool, for example users for SCRAM.
+        """
         self.directory = directory
         self.port = port or free_port()
         self.heap_mb = heap_mb
         self._properties = dict(properties or {})
+        self._format_arguments = list(format_arguments)
         self._controller_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -165,7 +176,7 @@ class Broker:
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
             done = subprocess.run(
                 [_java(), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*", "kafka.tools.StorageTool",
-                 "format", f"--cluster-id={cluster}", f"--config={config}"],
+                 "format", f"--cluster-id={cluster}", f"--config={config}", *self._format_arguments],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode != 0:
