@@ -519,7 +519,8 @@ impl Call<'_> {
         }
     }
 
-    /// Appends the patch of an event.
+    /// Appends the patch of an event, under the source record's timestamp: with the event's own, retention would remove
+    /// the patches of a backfill before anybody read them.
     fn publish(&mut self, timestamp_ms: i64, arrival: &Arrival<'_>, publication: &Publication<'_>) -> Result<(), Stop> {
         let event = &arrival.event;
         let mut head = PatchHead {
@@ -538,9 +539,6 @@ impl Call<'_> {
             write!(event_id, "{}/{}", self.partition, arrival.offset).map_err(|error| Failure(error.to_string()))?;
             (head.event_id, head.event_source) = (event_id, &self.job.source);
         }
-        let event_ms = |(seconds, nanos): (i64, i32)| seconds * 1_000 + i64::from(nanos) / 1_000_000;
-        // Record timestamps before 1970 do not exist.
-        let timestamp_ms = event.time.map(event_ms).filter(|at| *at >= 0).unwrap_or(timestamp_ms);
         append(
             &mut self.step,
             self.job,
