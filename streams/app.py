@@ -1,0 +1,235 @@
+"""App: the only place that joins rooms. A faust.App with chunk topics, syncs, and one set of settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.types import TP
+from google.protobuf.message import Message
+
+from streams import settings as settings_room
+from streams._native import Job
+from streams.errors import Finding, SettingsError, StreamsError, TransportError
+from streams.kernel.messages import load_message
+from streams.options import Settings, SyncSettings
+from streams.state.table import States
+from streams.sync.agent import Sync
+from streams.sync.topics import SyncTopics, check_counts
+from streams.transport.chunk import ChunkSchema, ChunkStream
+
+__all__ = ["App"]
+
+log = logging.getLogger(__name__)
+
+CHUNKS_QUEUED_MAX = 4
+"""Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
+CREATE_TIMEOUT_MS = 30_000
+
+
+def transport_url(broker: str) -> str:
+    """Faust's URL for a broker of ours: kafka://a:1,b:2 and embedded://dir become our transports' schemes."""
+    scheme, _, rest = broker.partition("://")
+    if scheme == "kafka":
+        return ";".join(f"streams+kafka://{host}" for host in rest.split(","))
+    return broker
+
+
+class App(faust.App):
+    """A worker: syncs, chunk agents and ordinary Faust agents in one process.
+
+    `broker`: kafka://host:port[,host:port] or embedded://directory. `settings`: a Settings made elsewhere; otherwise
+    they are read from flags, environment and streams.toml, and the keyword arguments here rank below those. Options that
+    are not ours go to Faust unchanged.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        *,
+        broker: str | None = None,
+        datadir: str | Path | None = None,
+        guarantee: str | None = None,
+        settings: Settings | None = None,
+        **options: Any,
+    ) -> None:
+        code = {
+            "app.id": id,
+            "app.broker": broker,
+            "app.datadir": str(datadir) if datadir is not None else None,
+            "app.guarantee": guarantee,
+        }
+        given = {name: value for name, value in code.items() if value is not None}
+        self.settings: Settings = settings or settings_room.read(code=given)
+        self.syncs: dict[str, Sync] = {}
+        own = self.settings.app
+        options.setdefault("Stream", ChunkStream)
+        options.setdefault("topic_disable_leader", True)
+        options.setdefault("stream_buffer_maxsize", 4096)
+        options.setdefault("topic_allow_declare", True)
+        super().__init__(
+            own.id,
+            broker=transport_url(own.broker),
+            datadir=str(Path(own.datadir).absolute()),
+            store=options.pop("store", "memory://"),
+            web_host=own.web_host,
+            web_port=own.web_port,
+            web_bind=own.web_host,
+            broker_session_timeout=own.broker_session_timeout_ms / 1000,
+            broker_rebalance_timeout=own.rebalance_timeout_ms / 1000,
+            broker_heartbeat_interval=own.broker_session_timeout_ms / 5000,
+            consumer_group_instance_id=own.instance or None,
+            table_standby_replicas=own.standby_replicas,
+            producer_compression_type=options.pop("producer_compression_type", "zstd"),
+            **options,
+        )
+        self.on_rebalance_complete.connect(self._restore)
+        self._ready: Callable[[], None] | None = None
+        self.failure: BaseException | None = None
+        """What ended the worker, where something did."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> App:
+        """An app with the syncs of a settings file and no code."""
+        app = cls(settings.app.id, settings=settings)
+        for spec in settings.sync:
+            app.add_sync(spec, load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None))
+        return app
+
+    # -- the surface ------------------------------------------------------------------------------------------
+
+    def chunks(self, *topics: str, **options: Any) -> Any:
+        """A topic whose agents receive chunks; what they send joins the chunk's transaction."""
+        options.setdefault("maxsize", CHUNKS_QUEUED_MAX)
+        return self.topic(*topics, schema=ChunkSchema(), acks=False, **options)
+
+    def sync(self, source: str, message: type[Message], **options: object) -> Sync:
+        """Differential sync of `source`: full states of `message` in, patches to `{source}.patches` out.
+
+        Options are those of `[[sync]]`: key, sequence, format, partitioning, ignore, output, state, ...
+        SettingsError lists everything that is wrong with them.
+        """
+        spec = settings_room.sync_settings(
+            source=source, message=message.DESCRIPTOR.full_name, module=message.__module__, **options
+        )
+        return self.add_sync(spec, message)
+
+    def add_sync(self, spec: SyncSettings, message: type[Message]) -> Sync:
+        """As `sync`, from settings that were checked before."""
+        if spec.source in self.syncs:
+            raise SettingsError(Finding(f"sync {spec.source}", "two syncs of one source", "one"))
+        topics = SyncTopics.of(self.conf.id, spec.source, spec.output)
+        sync = Sync(self, spec, message, topics, self.settings.limits)
+        self.syncs[spec.source] = sync
+        self.agent(self.chunks(topics.source, topics.resync), name=f"sync-{spec.source}")(sync.run)
+        return sync
+
+    def run_worker(self, ready: Callable[[], None] | None = None) -> None:
+        """Runs until SIGTERM or SIGINT and drains; raises what ended it otherwise.
+
+        `ready` is called once, when the first assignment has its state and its first fetch is on its way.
+        """
+        asyncio.run(self.serve(ready, handle_signals=True))
+
+    async def serve(self, ready: Callable[[], None] | None = None, *, handle_signals: bool = False) -> None:
+        """As `run_worker`, inside a running event loop; cancel it to stop the worker."""
+        loop = asyncio.get_running_loop()
+        self.loop = loop
+        self._ready = ready
+        stopping = asyncio.Event()
+        if handle_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stopping.set)
+        try:
+            await self.start()
+            waits = [loop.create_task(stopping.wait()), loop.create_task(self.wait_until_stopped())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in waits:
+                task.cancel()
+        finally:
+            await asyncio.wait_for(self.stop(), self.settings.app.drain_timeout_ms / 1000)
+        if self.failure is not None:
+            raise self.failure
+
+    def on_rebalance_end(self) -> None:
+        """Faust's own hook: streams go on, state is restored."""
+        super().on_rebalance_end()
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready()
+
+    # -- joining ----------------------------------------------------------------------------------------------
+
+    async def on_start(self) -> None:
+        self.transport.topic_configs.update(
+            {sync.topics.changelog: {"compression.type": "lz4"} for sync in self.syncs.values()}
+        )
+        self.transport.before_subscribe.append(self._declare)
+        for sync in self.syncs.values():
+            self.consumer.on_rewind(sync.rewind)
+        await super().on_start()
+
+    def _declare(self, admin: Any, existing: Mapping[str, int]) -> Iterable[str]:
+        """Creates the topics of each sync whose source exists. Runs in a thread, again until nothing is missing."""
+        waiting: list[str] = []
+        for sync in self.syncs.values():
+            partitions = existing.get(sync.topics.source)
+            if partitions is None:
+                waiting.append(sync.topics.source)
+                continue
+            check_counts(sync.topics, existing)
+            plans = [plan for plan in sync.topics.plans(self.settings.limits.record_bytes_max) if plan.name not in existing]
+            wanted = [(plan.name, partitions, self.settings.app.replication, dict(plan.config)) for plan in plans]
+            for name, error in admin.create_topics(wanted, CREATE_TIMEOUT_MS) if wanted else ():
+                if error is not None:
+                    raise TransportError(f"topic {name} could not be created: {error}; create it, or allow it here")
+            waiting += [plan.name for plan in plans]
+            sync.set_up(partitions, self._opener(sync))
+        return waiting
+
+    def _opener(self, sync: Sync) -> Callable[[Job, bytes], States]:
+        def open_states(job: Job, field_table: bytes) -> States:
+            on_disk = sync.spec.state == "rocksdb"
+            return States(
+                job,
+                changelog_topic=sync.topics.changelog,
+                field_table=field_table,
+                directory=Path(self.settings.app.datadir) / "state" / sync.topics.source if on_disk else None,
+                log=self.transport,
+            )
+
+        return open_states
+
+    async def _restore(self, sender: Any = None, signal: Any = None, **kwargs: Any) -> None:
+        """After each assignment: state in line with the partitions, before the first event is read.
+
+        Committed offsets are read first (stable: a predecessor's transaction is over then), the changelog's end after.
+        """
+        generation = self.consumer_generation_id
+        assignment: set[TP] = set(self.consumer.assignment())
+        await self.consumer.remember_committed(assignment)
+
+        def keep_going() -> bool:
+            return self.consumer_generation_id == generation and not self.should_stop
+
+        for sync in self.syncs.values():
+            partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.source}
+            self.transport.reasons[f"restore {sync.topics.source}"] = "restoring state"
+            try:
+                await asyncio.to_thread(sync.states.assign, partitions, keep_going)
+            finally:
+                self.transport.reasons.pop(f"restore {sync.topics.source}", None)
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
+        """An agent that raised ends the worker: nothing of its chunk or event is committed, a restart reads it again."""
+        log.error("agent %s raised %s", agent.name, type(exc).__name__ if isinstance(exc, StreamsError) else repr(exc))
+        await self.crash(exc)
+
+    async def crash(self, reason: BaseException) -> None:
+        self.failure = self.failure or reason
+        await super().crash(reason)

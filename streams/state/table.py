@@ -1,0 +1,187 @@
+"""Keyed state of one sync: a native table per source partition, restored from the changelog, written by the pipeline."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from streams._native import SCHEMA_KEY, Job, Records, Step, Table
+from streams.errors import SchemaError
+from streams.kernel.schema import compare
+from streams.state.rocks import Memory, Store
+from streams.transport.chunk import Output
+from streams.transport.tail import Positions, Sink
+
+__all__ = ["LogReader", "PartitionState", "States"]
+
+
+class LogReader(Protocol):
+    """What a transport offers for restoring."""
+
+    def read_log(
+        self, start: Positions, sink: Sink, keep_going: Callable[[], bool]
+    ) -> dict[tuple[str, int], int]:
+        """Reads committed records from `start` to the end as of now; next offsets. Blocks."""
+        ...
+
+    def log_end(self, topic: str, partition: int) -> int:
+        """Next offset of a partition. Blocks."""
+        ...
+
+
+class PartitionState:
+    """Rows of one partition. `process` and `commit` run in different threads; the native table has the lock."""
+
+    def __init__(self, job: Job, partition: int, changelog_topic: str, store: Store | None, log: LogReader) -> None:
+        self.table = Table(job, partition, resident=store is None)
+        self.partition = partition
+        self.store = store
+        self._topic = changelog_topic
+        self._log = log
+        self.committed_mark = 0
+        self.restored = 0
+        """Rows read from the changelog at the last restore."""
+
+    def process(self, records: Records, now_ms: int, *, requests: bool = False) -> Step:
+        """One chunk of events, or of snapshot requests. Rows stay uncommitted under the step's mark."""
+        if self.store is not None:
+            keys = self.table.missing(records, requests=requests)
+            if keys:
+                self.table.load(keys, self.store.multi_get(keys))
+        if requests:
+            return self.table.snapshots(records, now_ms)
+        return self.table.process(records, now_ms)
+
+    # -- transport.chunk.Participant --------------------------------------------------------------------------
+
+    def changelog(self, after: int, upto: int) -> Output | None:
+        rows = self.table.changelog(after, upto)
+        return Output(self._topic, self.partition, rows) if len(rows) else None
+
+    def commit(self, upto: int) -> None:
+        rows = self.table.commit(upto)
+        if self.store is not None and len(rows):
+            # The transaction is confirmed: the store may take the rows now, never before. Its offset is the end of the
+            # changelog as seen after the commit: this worker is the only writer, and a lower one is merely re-read.
+            self.store.write(rows, self._log.log_end(self._topic, self.partition))
+        self.committed_mark = upto
+
+    # -- restoring --------------------------------------------------------------------------------------------
+
+    def restore_from(self) -> int:
+        """The changelog offset that the rows already contain."""
+        return (self.store.changelog_offset() or 0) if self.store is not None else 0
+
+    def restore(self, rows: Records) -> None:
+        """Takes rows of the changelog in; the highest (epoch, revision, offset) of a key wins."""
+        if self.store is None:
+            self.table.restore(rows)
+        else:
+            self.store.write(rows, rows.last_offset + 1)
+        self.restored += len(rows)
+
+    def row(self, key: bytes) -> bytes | None:
+        """The committed row of a key."""
+        return self.table.get(key) if self.store is None else self.store.multi_get([key])[0]
+
+    def close(self) -> None:
+        """Lets the store go; the rows in memory go with this object."""
+        if self.store is not None:
+            self.store.close()
+
+
+class States:
+    """The partitions of one sync that this worker owns."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        changelog_topic: str,
+        field_table: bytes,
+        directory: Path | None,
+        log: LogReader,
+    ) -> None:
+        self._job = job
+        self.changelog_topic = changelog_topic
+        self._field_table = field_table
+        self._directory = directory
+        self._memory = Memory() if directory is not None else None
+        self._log = log
+        self._partitions: dict[int, PartitionState] = {}
+        self._lock = threading.Lock()
+        self.restore_seconds = 0.0
+
+    def __getitem__(self, partition: int) -> PartitionState:
+        return self._partitions[partition]
+
+    def __iter__(self) -> Iterable[PartitionState]:
+        return iter(list(self._partitions.values()))
+
+    @property
+    def keys(self) -> int:
+        """Rows held in memory by this worker."""
+        return sum(len(state.table) for state in self._partitions.values())
+
+    def assign(
+        self, partitions: set[int], keep_going: Callable[[], bool], progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Brings the state in line with the assignment: gives up partitions, restores new ones. Blocks."""
+        with self._lock:
+            for partition in self._partitions.keys() - partitions:
+                self._partitions.pop(partition).close()
+            new = {partition: self._open(partition) for partition in partitions - self._partitions.keys()}
+            began = time.perf_counter()
+            start = {(self.changelog_topic, partition): state.restore_from() for partition, state in new.items()}
+
+            def sink(topic: str, partition: int, rows: Records) -> None:
+                new[partition].restore(rows)
+                if progress is not None:
+                    progress(len(rows))
+
+            try:
+                self._log.read_log(start, sink, keep_going)
+                for state in new.values():
+                    self._check_schema(state)
+            except BaseException:
+                for state in new.values():
+                    state.close()
+                raise
+            if not keep_going():
+                for state in new.values():
+                    state.close()
+                return
+            self.restore_seconds = time.perf_counter() - began
+            self._partitions.update(new)
+
+    def drop_pending(self) -> None:
+        """Uncommitted rows go; the committed ones stay."""
+        for state in self._partitions.values():
+            state.table.drop_pending()
+
+    def forget(self) -> None:
+        """All rows go: whether the last commit happened is not known, the changelog knows."""
+        with self._lock:
+            for state in self._partitions.values():
+                state.close()
+            self._partitions.clear()
+
+    def _open(self, partition: int) -> PartitionState:
+        store = None
+        if self._directory is not None:
+            store = Store(self._directory / str(partition), self._memory)
+        return PartitionState(self._job, partition, self.changelog_topic, store, self._log)
+
+    def _check_schema(self, state: PartitionState) -> None:
+        stored = state.row(SCHEMA_KEY)
+        if stored is None or stored[1:] == self._field_table:
+            return
+        changed = compare(stored[1:], self._field_table)
+        if changed:
+            raise SchemaError(
+                f"{self.changelog_topic}/{state.partition}: stored rows and this worker's message type disagree: "
+                f"{'; '.join(changed)}; give changed fields new numbers, or rebuild the state under another app id"
+            )

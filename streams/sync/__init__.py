@@ -1,0 +1,1 @@
+"""The differential-sync agent: events in, patches out."""

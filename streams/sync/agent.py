@@ -1,0 +1,156 @@
+"""The sync agent: each chunk of events goes through the kernel, over the state of its partition, into patches.
+
+The kernel call runs in a thread without the interpreter's lock. What it produced (patches, dead letters, changed rows)
+belongs to the chunk and is committed with the chunk's offset, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from google.protobuf.message import Message
+
+from streams._native import Job, Step
+from streams.clock import SYSTEM_CLOCK, Clock
+from streams.dead_letters.limit import Limit
+from streams.errors import DeadLetterLimitError, Finding, SettingsError
+from streams.kernel.envelope import message_index
+from streams.kernel.messages import descriptor_of
+from streams.kernel.schema import MessageSchema
+from streams.options import LimitSettings, SyncSettings
+from streams.state.table import States
+from streams.sync.topics import SyncTopics
+from streams.transport.chunk import Chunk
+
+__all__ = ["Sync", "make_job"]
+
+log = logging.getLogger(__name__)
+
+
+def make_job(
+    schema: MessageSchema, spec: SyncSettings, source: str, *, partitions: int, record_bytes_max: int
+) -> Job:
+    """The kernel's configuration of one sync. SettingsError: a key or sequence field that the message lacks."""
+    try:
+        return Job(
+            schema.native,
+            type=schema.full_name,
+            fingerprint=schema.fingerprint,
+            field_table=schema.field_table_bytes,
+            source=source,
+            key=spec.key,
+            sequence=spec.sequence,
+            format=spec.format,
+            partitions=partitions,
+            record_bytes_max=record_bytes_max,
+            tombstone_retention_ms=spec.tombstone_retention_ms,
+            schema_ids=list(spec.schema_ids),
+            message_index=message_index(descriptor_of(schema.message_class)),
+            sealed=False,
+            canonicalise=schema.through_upb,
+        )
+    except ValueError as error:
+        raise SettingsError(Finding(f"sync {spec.source}", str(error), "key and sequence that the message has")) from None
+
+
+class Sync:
+    """One `app.sync(...)`: its topics, its state, its counters."""
+
+    def __init__(
+        self,
+        app: Any,
+        spec: SyncSettings,
+        message_class: type[Message],
+        topics: SyncTopics,
+        limits: LimitSettings,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.app = app
+        self.spec = spec
+        self.topics = topics
+        self.schema = MessageSchema(message_class, spec.ignore)
+        self.counts: Counter[str] = Counter()
+        """Everything counted since the start, by the kernel's names."""
+        self.kernel_seconds = 0.0
+        self._limits = limits
+        self._limit: dict[int, Limit] = {}
+        self._clock = clock
+        self._states: States | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{topics.source}")
+
+    @property
+    def states(self) -> States:
+        """State of the partitions this worker owns; set up once the source's partition count is known."""
+        if self._states is None:
+            raise RuntimeError(f"sync {self.topics.source} has no partitions yet")
+        return self._states
+
+    def set_up(self, partitions: int, open_states: Callable[[Job, bytes], States]) -> None:
+        """Called when the source topic exists; a second call changes nothing."""
+        if self._states is not None:
+            return
+        checked = partitions if self.spec.partitioning == "murmur2" else 0
+        job = make_job(
+            self.schema,
+            self.spec,
+            self.topics.source,
+            partitions=checked,
+            record_bytes_max=self._limits.record_bytes_max,
+        )
+        self._states = open_states(job, self.schema.field_table_bytes)
+
+    async def rewind(self, lost: bool) -> None:
+        """Uncommitted rows go; with `lost` the committed ones too, to be read from the changelog again."""
+        self._limit.clear()
+        if self._states is not None:
+            await asyncio.to_thread(self._states.forget if lost else self._states.drop_pending)
+
+    async def run(self, stream: AsyncIterable[Chunk]) -> None:
+        """The agent's body."""
+        async for chunk in stream:
+            await self._work(chunk)
+
+    async def _work(self, chunk: Chunk) -> None:
+        requests = chunk.topic == self.topics.resync
+        loop = asyncio.get_running_loop()
+        async with self.app.consumer.working():
+            if chunk.epoch != self.app.consumer.epoch:
+                return
+            state = self.states[chunk.partition]
+            work = partial(state.process, chunk.records, self._clock.now_ms(), requests=requests)
+            began = self._clock.monotonic_s()
+            step = await loop.run_in_executor(self._thread, work)
+            self.kernel_seconds += self._clock.monotonic_s() - began
+        if step.fatal is not None:
+            raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
+        chunk.changed(state, step.mark)
+        chunk.send_records(self.topics.output, chunk.partition, step.patches)
+        chunk.send_records(self.topics.dead_letters, chunk.partition, step.dead_letters)
+        self._account(chunk, step)
+
+    def _account(self, chunk: Chunk, step: Step) -> None:
+        self.counts.update(step.counts)
+        for hashed in step.stuck:
+            log.warning("%s: key %016x has dropped 100 events in a row", self.topics.source, hashed)
+        dead = sum(count for name, count in step.counts.items() if name.startswith("dead."))
+        limit = self._limit.get(chunk.partition)
+        if limit is None:
+            limit = self._limit[chunk.partition] = Limit(
+                self._limits.dead_letter_ratio, self._limits.dead_letter_window_records
+            )
+        verdict = limit.observe(len(chunk), dead)
+        if verdict.stop:
+            reason = most_common_reason(step.counts)
+            raise DeadLetterLimitError(self.topics.source, chunk.partition, verdict.dead, verdict.seen, reason)
+
+
+def most_common_reason(counts: Mapping[str, int]) -> str:
+    """The dead-letter reason that most records of a step have."""
+    reasons = {name.removeprefix("dead."): count for name, count in counts.items() if name.startswith("dead.")}
+    return max(reasons, key=lambda name: reasons[name], default="none")

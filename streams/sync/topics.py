@@ -1,0 +1,76 @@
+"""The topics of one sync: their names, and how they are made from the source's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streams.errors import Finding, SettingsError
+
+__all__ = ["SyncTopics", "TopicPlan", "check_counts"]
+
+HEADER_ROOM_BYTES = 64 * 1024
+"""Room that dead letters and patches need for headers beyond what the source's records may have."""
+DAY_MS = 86_400_000
+LETTER_RETENTION_DAYS = 14
+"""Dead letters are for people: they outlive a holiday."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """A topic to be created: partitions are the source's."""
+
+    name: str
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTopics:
+    """Names of everything one sync reads and writes."""
+
+    source: str
+    output: str
+    resync: str
+    dead_letters: str
+    changelog: str
+
+    @classmethod
+    def of(cls, app_id: str, source: str, output: str) -> SyncTopics:
+        """The house's names: DESIGN, Topics."""
+        return cls(
+            source=source,
+            output=output or f"{source}.patches",
+            resync=f"{source}.resync",
+            dead_letters=f"{source}.dlq",
+            changelog=f"{app_id}-{source}-changelog",
+        )
+
+    def plans(self, record_bytes_max: int) -> list[TopicPlan]:
+        """What has to exist beside the source."""
+        room = {"max.message.bytes": str(record_bytes_max + HEADER_ROOM_BYTES)}
+        return [
+            TopicPlan(self.output, room),
+            TopicPlan(self.resync, {"retention.ms": str(DAY_MS)}),
+            TopicPlan(self.dead_letters, {**room, "retention.ms": str(LETTER_RETENTION_DAYS * DAY_MS)}),
+            TopicPlan(self.changelog, {**room, "cleanup.policy": "compact"}),
+        ]
+
+
+def check_counts(topics: SyncTopics, existing: Mapping[str, int]) -> None:
+    """Refuses partition counts that differ from the source's: keys would meet the state of others.
+
+    SettingsError names each topic, what was found, what was expected and the cure.
+    """
+    wanted = existing[topics.source]
+    findings = [
+        Finding(
+            f"topic {name}",
+            f"{existing[name]} partitions",
+            f"{wanted}, as {topics.source} has",
+            "a source that grew needs new topics: use another app id and output, or repartition into a new source",
+        )
+        for name in (topics.output, topics.resync, topics.dead_letters, topics.changelog)
+        if name in existing and existing[name] != wanted
+    ]
+    if findings:
+        raise SettingsError(*findings)

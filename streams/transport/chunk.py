@@ -1,0 +1,209 @@
+"""Chunk: a run of consecutive records of one partition, and the one Faust event that carries it.
+
+An agent over `app.chunks(...)` receives chunks instead of single events. Everything it sends while it works on a chunk,
+and every keyed state it changed, belongs to that chunk and moves in one transaction with the chunk's offset. A chunk is
+finished when every agent that reads its topic has asked for the next one; it is abandoned when one of them raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from faust.serializers.schemas import Schema
+from faust.streams import Stream
+
+from streams._native import Records
+from streams.v1 import patch_pb2
+
+if TYPE_CHECKING:
+    from faust.types import EventT
+
+__all__ = ["Chunk", "ChunkSchema", "ChunkStream", "Output", "Participant", "Record"]
+
+
+class Output(NamedTuple):
+    """Records for one topic; partition -1 leaves the choice to the key (murmur2, as the Java client does)."""
+
+    topic: str
+    partition: int
+    records: Records
+
+
+class Participant(Protocol):
+    """Keyed state that a chunk changed. `mark` numbers the changes; a higher mark contains the lower ones."""
+
+    def changelog(self, after: int, upto: int) -> Output | None:
+        """Rows changed by the marks in (after, upto], last value per key, for the changelog topic."""
+        ...
+
+    def commit(self, upto: int) -> None:
+        """Called after the transaction is confirmed: the rows of these marks are the state from now on."""
+        ...
+
+    @property
+    def committed_mark(self) -> int:
+        """The last mark that `commit` was called with; 0 in the beginning."""
+        ...
+
+
+class Record:
+    """One record of a chunk, read from the chunk's memory when an attribute is asked for."""
+
+    __slots__ = ("_index", "_patch", "_records")
+
+    def __init__(self, records: Records, index: int) -> None:
+        self._records = records
+        self._index = index
+        self._patch: patch_pb2.Patch | None = None
+
+    @property
+    def key(self) -> bytes | None:
+        """The record key."""
+        return self._records.key(self._index)
+
+    @property
+    def value(self) -> bytes | None:
+        """The value as it came; None is a tombstone."""
+        return self._records.value(self._index)
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """Headers in their order."""
+        return self._records.headers(self._index)
+
+    @property
+    def offset(self) -> int:
+        """Offset in the partition."""
+        return self._records.offset(self._index)
+
+    @property
+    def timestamp(self) -> float:
+        """Seconds since the epoch."""
+        return self._records.timestamp_ms(self._index) / 1000.0
+
+    @property
+    def patch(self) -> patch_pb2.Patch:
+        """The value read as `streams.v1.Patch`; raises protobuf's DecodeError where it is none."""
+        if self._patch is None:
+            self._patch = patch_pb2.Patch.FromString(self.value or b"")
+        return self._patch
+
+
+class Chunk:
+    """Consecutive records of one partition.
+
+    `generation`: the group generation that fetched it; `epoch`: counts the transport's rewinds. A chunk of an older
+    epoch must not be committed: its records were, or will be, fetched again.
+    """
+
+    __slots__ = ("epoch", "generation", "last", "marks", "outputs", "partition", "pending", "records", "topic")
+
+    def __init__(self, topic: str, partition: int, records: Records, *, generation: int, epoch: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.records = records
+        self.generation = generation
+        self.epoch = epoch
+        self.last = records.last_offset
+        self.outputs: list[Output] = []
+        self.marks: list[tuple[Participant, int]] = []
+        self.pending = 1
+        """Agents that have not finished it yet."""
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return (Record(self.records, index) for index in range(len(self.records)))
+
+    def __repr__(self) -> str:
+        return f"<Chunk {self.topic}/{self.partition} {self.records.first_offset}-{self.last}, {len(self)} records>"
+
+    def send(
+        self,
+        topic: str,
+        *,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        partition: int = -1,
+        timestamp_ms: int = -1,
+    ) -> None:
+        """Adds one record to the chunk's transaction."""
+        last = self.outputs[-1] if self.outputs else None
+        if last is None or (last.topic, last.partition) != (topic, partition):
+            last = Output(topic, partition, Records())
+            self.outputs.append(last)
+        last.records.append(key, value, headers, timestamp_ms)
+
+    def send_records(self, topic: str, partition: int, records: Records) -> None:
+        """Adds a batch to the chunk's transaction; an empty batch adds nothing."""
+        if len(records):
+            self.outputs.append(Output(topic, partition, records))
+
+    def changed(self, participant: Participant, mark: int) -> None:
+        """Notes that `participant` holds uncommitted rows of this chunk under `mark`."""
+        self.marks.append((participant, mark))
+
+
+class ChunkSchema(Schema):
+    """Marks a topic as delivered in chunks: the event's value is the chunk itself, nothing is decoded."""
+
+    def compile(
+        self,
+        app: Any,
+        *,
+        on_key_decode_error: Any = None,
+        on_value_decode_error: Any = None,
+        default_propagate: bool = False,
+    ) -> Callable[..., Any]:
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return create_event(None, message.value, message.headers, message)
+
+        return decode
+
+    async def decode(self, app: Any, message: Any, *, propagate: bool = False) -> Any:
+        return app.create_event(None, message.value, message.headers, message)
+
+
+class ChunkStream(Stream[Any]):
+    """Stream that finishes an event only after the agent's body has finished it.
+
+    Faust acknowledges in a `finally`, an event whose agent raised included (trap: silent loss). Here the offset moves
+    when the agent asks for the next event and never otherwise.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if isinstance(getattr(self.channel, "schema", None), ChunkSchema):
+            iterator = self._chunks()
+        else:
+            iterator = self._events()
+        self._active_agens.add(iterator)
+        return iterator
+
+    async def _chunks(self) -> Any:
+        self.enable_acks = False
+        async for chunk in super().__aiter__():
+            if chunk.epoch != self.app.consumer.epoch:
+                continue
+            yield chunk
+            await self.app.consumer.chunk_done(chunk)
+
+    async def _events(self) -> Any:
+        inner = super().__aiter__()
+        while True:
+            # take() and its siblings switch acks off and acknowledge by themselves: leave them alone.
+            acking, self.enable_acks = self.enable_acks, False
+            try:
+                value = await anext(inner)
+            except StopAsyncIteration:
+                return
+            finally:
+                self.enable_acks = acking
+            event: EventT[Any] | None = self.current_event
+            yield value
+            if acking and event is not None:
+                await self.ack(event)

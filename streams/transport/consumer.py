@@ -1,0 +1,173 @@
+"""What both transports' consumers share: chunks instead of messages, and offsets that move with transactions.
+
+Faust's consumer tracks single messages, acknowledges them one by one and computes which offset is safe from the gaps.
+For chunk topics none of that applies: a chunk's offset is committed by the pipeline, together with everything the chunk
+caused. For ordinary topics the order of delivery replaces Faust's gap trees, since compaction and transaction markers
+leave gaps that mean nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from faust.transport import base
+from faust.types import TP, ConsumerMessage
+
+from streams.errors import TransportError
+from streams.transport.chunk import Chunk, ChunkSchema
+from streams.transport.pipeline import Ledger, Pipeline, Unit
+
+if TYPE_CHECKING:
+    from streams._native import Records
+
+__all__ = ["ChunkConductor", "ChunkConsumer", "OrdinaryRecord"]
+
+Rewind = Callable[[bool], Awaitable[None]]
+OrdinaryRecord = tuple["Records", int]
+"""One record of an ordinary topic: its batch and its place there."""
+
+
+class ChunkConductor(base.Conductor):
+    """Knows which topics are delivered in chunks, and how many agents read each."""
+
+    def is_chunked(self, topic: str) -> bool:
+        """Whether any reader of the topic wants chunks. All readers of a topic must want the same."""
+        return any(isinstance(channel.schema, ChunkSchema) for channel in self._topic_name_index.get(topic, ()))
+
+    def readers(self, topic: str) -> int:
+        """Agents that will finish each chunk of the topic."""
+        return len(self._topic_name_index.get(topic, ()))
+
+
+class ChunkConsumer:
+    """Mixin in front of a Faust consumer class."""
+
+    app: Any
+    epoch: int
+    pipeline: Pipeline
+    ledger: Ledger
+
+    def begin_chunks(self, *, interval_s: float, records_max: int) -> None:
+        """Sets up the pipeline; called once, before the consumer starts."""
+        self.epoch = 1
+        self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
+        self._working = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._rewinds: list[Rewind] = []
+        self.last_progress_at = 0.0
+        self.pipeline = Pipeline(
+            self.ledger,
+            interval_s=interval_s,
+            records_max=records_max,
+            on_committed=self.on_unit_committed,
+            on_failed=self.on_unit_failed,
+        )
+
+    def on_rewind(self, callback: Rewind) -> None:
+        """Registers keyed state: called with `lost` when uncommitted rows must go; lost=True: committed ones are in doubt."""
+        self._rewinds.append(callback)
+
+    async def rewind(self, *, lost: bool) -> None:
+        """Drops everything uncommitted. Chunks in agents' hands or queues belong to an older epoch from here on."""
+        self.epoch += 1
+        await self._idle.wait()
+        self.pipeline.discard()
+        for callback in self._rewinds:
+            await callback(lost)
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Held while native code changes keyed state, so that a rewind never runs beside it."""
+        self._working += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._working -= 1
+            if not self._working:
+                self._idle.set()
+
+    async def chunk_done(self, chunk: Chunk) -> None:
+        """An agent has finished the chunk; the last one hands it to the pipeline."""
+        chunk.pending -= 1
+        if chunk.pending or chunk.epoch != self.epoch:
+            return
+        await self.pipeline.submit(chunk)
+
+    async def on_unit_committed(self, unit: Unit) -> None:
+        """Offsets of the unit are durable, or must be committed now, by guarantee."""
+        raise NotImplementedError
+
+    async def on_unit_failed(self, error: Exception) -> None:
+        """The unit is not durable, or nobody knows: rewind and read again from the committed offsets."""
+        raise NotImplementedError
+
+    # -- Faust's consumer -------------------------------------------------------------------------------------
+
+    def _to_message(self, tp: TP, record: Chunk | OrdinaryRecord) -> ConsumerMessage:
+        if isinstance(record, Chunk):
+            record.pending = self.app.topics.readers(record.topic)
+            return ConsumerMessage(
+                record.topic, record.partition, record.last, 0.0, 0, [], None, record, None, 0, len(record), tp,
+                generation_id=record.generation,
+            )  # fmt: skip
+        records, index = record
+        key, value = records.key(index), records.value(index)
+        offset = records.offset(index)
+        if self.app.topics.acks_enabled_for(tp.topic):
+            self._order[tp].append(offset)
+        return ConsumerMessage(
+            tp.topic, tp.partition, offset, records.timestamp_ms(index) / 1000.0, 0, records.headers(index), key, value,
+            None, len(key or b""), len(value or b""), tp, generation_id=self.app.consumer_generation_id,
+        )  # fmt: skip
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Gaps carry no meaning here: the order of delivery decides what may be committed."""
+
+    def _new_offset(self, tp: TP) -> int | None:
+        order, acked = self._order[tp], self._acked_index[tp]  # type: ignore[attr-defined]
+        new = None
+        while order and order[0] in acked:
+            new = order.popleft()
+            acked.discard(new)
+        if new is None:
+            return None
+        self._acked[tp] = [offset for offset in self._acked[tp] if offset > new]  # type: ignore[attr-defined]
+        return new + 1
+
+    def forget_deliveries(self, tps: Iterable[TP] | None = None) -> None:
+        """Positions are about to change: what was delivered before does not count any more."""
+        if tps is None:
+            self._order.clear()
+            self._acked.clear()  # type: ignore[attr-defined]
+            self._acked_index.clear()  # type: ignore[attr-defined]
+        else:
+            for tp in tps:
+                self._order.pop(tp, None)
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """The bounded queue of the stream is the back-pressure; pausing a partition would drop what was prefetched."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """See `on_buffer_full`."""
+
+    def split(self, tp: TP, records: Records, generation: int, epoch: int) -> list[Any]:
+        """A fetched run in the form its topic's readers want: one chunk, or single records."""
+        if self.app.topics.is_chunked(tp.topic):
+            return [Chunk(tp.topic, tp.partition, records, generation=generation, epoch=epoch)]
+        return [(records, index) for index in range(len(records))]
+
+
+def missing_topics(wanted: Iterable[str], existing: Iterable[str]) -> list[str]:
+    """Topics a worker still has to wait for."""
+    return sorted(set(wanted) - set(existing))
+
+
+def refuse_topic(name: str, reason: str) -> TransportError:
+    """The error for a topic that could not be created."""
+    return TransportError(f"topic {name}: {reason}; create it by hand or give this user the right to create topics")

@@ -1,0 +1,238 @@
+"""The consumer's thread: aiokafka's group member, and beside it the native consumer that fetches.
+
+aiokafka joins the group, heartbeats and hears of rebalances; it is paused on everything it is given. The native
+consumer is assigned by hand what Faust wants to read, at positions that are forgotten at every rebalance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from streams._native import KafkaConsumer, KafkaError, Records
+from streams.errors import TransportError
+from streams.transport.ledger import Member, named
+
+__all__ = ["ConsumerThread"]
+
+FETCH_WAIT_MS = 200
+"""A fetch returns with the first record, or empty after this; positions changed meanwhile take effect then."""
+METADATA_TIMEOUT_MS = 10_000
+COMMITTED_TIMEOUT_MS = 60_000
+"""Stable committed offsets wait for a predecessor's open transaction; longer than any transaction timeout in use."""
+BEGINNING, END = -2, -1
+"""librdkafka's names for the two ends of a partition."""
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """aiokafka's group member, and beside it the native consumer. Native calls run in one thread of their own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fetch")
+        self._native: KafkaConsumer | None = None
+        self._lock = threading.Lock()
+        self._positions: dict[TP, int] = {}  # next offset to fetch
+        self._held: set[TP] = set()  # what the native consumer is assigned
+        self._stale: set[TP] = set()  # moved since: assigned anew before the next fetch
+        self._remembered: dict[TP, int | None] = {}  # committed offsets for the next seek
+        self.ends: dict[TP, int] = {}  # where the end of a partition was last reported
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        conf, settings = self.app.conf, self.transport.settings
+        reads = "read_committed"
+        self._native = KafkaConsumer(
+            {
+                **self.transport.client_config(),
+                "group.id": conf.id,
+                "enable.auto.commit": "false",
+                "enable.auto.offset.store": "false",
+                "enable.partition.eof": "true",
+                "auto.offset.reset": "error",  # a position that is gone is a loss, and no loss is silent
+                "isolation.level": reads,
+                "fetch.queue.backoff.ms": "2",  # librdkafka's 1000 costs three quarters of the throughput
+                "queued.min.messages": "100000",
+                "queued.max.messages.kbytes": str(settings.chunk.prefetch_bytes_max // 1024),
+            }
+        )
+        self.transport.hand_token(self._native)
+
+    async def on_thread_stop(self) -> None:
+        await super().on_thread_stop()
+        if self._native is not None:
+            await self._run(self._native.close)
+            self._pool.shutdown(wait=False)
+
+    async def _run(self, work: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Without Faust tables Faust falls back to round robin, which parts a sync's topics: one partition number of
+        # source and resync must meet in one worker. aiokafka reads the strategy when it starts.
+        self._assignor = self.app.assignor
+        consumer._partition_assignment_strategy = (self.app.assignor,)
+        return consumer
+
+    @property
+    def native(self) -> KafkaConsumer:
+        if self._native is None:
+            raise TransportError("consumer is not started")
+        return self._native
+
+    # -- assignment -------------------------------------------------------------------------------------------
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self._ensure_consumer().pause(*[driver.ensure_aiokafka_TP(tp) for tp in assigned])
+        # Faust resumes partitions before it seeks them, kept ones too: whatever position was known must go first.
+        with self._lock:
+            self._positions.clear()
+            self._stale |= self._held
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    def _place(self, wanted: set[TP]) -> None:
+        """Brings the native assignment in line with the positions."""
+        with self._lock:
+            stale, self._stale = self._stale, set()
+            positions = {tp: offset for tp, offset in self._positions.items() if tp in wanted}
+        leaving = (self._held - positions.keys()) | (stale & self._held)
+        if leaving:
+            self.native.unassign([(tp.topic, tp.partition) for tp in leaving])
+            self._held -= leaving
+        joining = positions.keys() - self._held
+        if joining:
+            self.native.assign([(tp.topic, tp.partition, positions[tp]) for tp in joining])
+            self._held |= joining
+
+    # -- fetching ---------------------------------------------------------------------------------------------
+
+    async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
+        return await self.call_thread(self._getmany, active_partitions)  # type: ignore[no-any-return]
+
+    async def _getmany(self, active: set[TP] | None) -> Mapping[TP, list[Any]]:
+        consumer = self._ensure_consumer()
+        if consumer._closed:
+            raise driver.ConsumerStoppedError
+        if not self.consumer.flow_active:
+            return {}
+        wanted = set(self.assignment() if active is None else active)
+        epoch, generation = self.consumer.epoch, self.app.consumer_generation_id
+        # aiokafka believes that nobody reads and leaves the group after max_poll_interval, unless told of each fetch.
+        with consumer._fetcher._subscriptions.fetch_context():
+            runs = await self._run(self._fetch, wanted)
+        out: dict[TP, list[Any]] = {}
+        for tp, records in self._accept(runs):
+            out[tp] = self.consumer.split(tp, records, generation, epoch)
+        return out
+
+    def _fetch(self, wanted: set[TP]) -> list[tuple[str, int, Records, int]]:
+        self._place(wanted)
+        chunk = self.transport.settings.chunk
+        try:
+            return self.native.fetch(chunk.records_max, chunk.bytes_max, FETCH_WAIT_MS)
+        except KafkaError as error:
+            if error.code == "_AUTO_OFFSET_RESET":
+                raise TransportError(
+                    "a committed offset is outside its topic: records were removed before they were processed, or the "
+                    "topic was made anew; compare `streams doctor`, then move the group's offsets to go on",
+                    fatal=True,
+                ) from error
+            raise named(error, "fetch") from error
+
+    def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, Records]]:
+        """Drops what a seek or a rebalance overtook, and moves the positions."""
+        accepted = []
+        with self._lock:
+            for topic, partition, records, end in runs:
+                tp = TP(topic, partition)
+                if tp in self._stale or tp not in self._positions:
+                    continue
+                if end >= 0:
+                    self.ends[tp] = end
+                if len(records):
+                    self._positions[tp] = records.last_offset + 1
+                    accepted.append((tp, records))
+        return accepted
+
+    # -- positions --------------------------------------------------------------------------------------------
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        return await self.call_thread(self._seek_to_committed)  # type: ignore[no-any-return]
+
+    async def _seek_to_committed(self) -> Mapping[TP, int | None]:
+        tps = [tp for tp in self.assignment() if not self.consumer.is_changelog(tp)]
+        if not all(tp in self._remembered for tp in tps):
+            await self._remember(tps)
+        committed = {tp: self._remembered.pop(tp) for tp in tps}
+        first = BEGINNING if self.app.conf.consumer_auto_offset_reset != "latest" else END
+        with self._lock:
+            for tp, offset in committed.items():
+                self._positions[tp] = first if offset is None else offset
+                self._stale.add(tp)
+        return committed
+
+    async def remember_committed(self, tps: Iterable[TP]) -> None:
+        """Reads committed offsets for the seek that follows: before the ends of changelogs are, never after."""
+        await self.call_thread(self._remember, [tp for tp in tps if not self.consumer.is_changelog(tp)])
+
+    async def _remember(self, tps: Iterable[TP]) -> None:
+        self._remembered = await self.committed(tps)
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
+        """Stable committed offsets: a predecessor's transaction that is still ending is waited for."""
+        wanted = [(tp.topic, tp.partition) for tp in tps]
+        if not wanted:
+            return {}
+        try:
+            found = await self._run(self.native.committed, wanted, COMMITTED_TIMEOUT_MS)
+        except KafkaError as error:
+            raise named(error, "committed offsets") from error
+        return {TP(topic, partition): offset if offset >= 0 else None for topic, partition, offset in found}
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        for tp, offset in partitions.items():
+            self.seek(tp, offset)
+            self.consumer._read_offset[ensure_TP(tp)] = offset or None
+
+    def seek(self, partition: TP, offset: int) -> None:
+        tp = ensure_TP(partition)
+        with self._lock:
+            self._positions[tp] = offset
+            self._stale.add(tp)
+
+    async def position(self, tp: TP) -> int | None:
+        return self._positions.get(tp)
+
+    def highwater(self, tp: TP) -> int:
+        return max(self.ends.get(tp, 0), self._positions.get(tp, 0))
+
+    async def _watermarks(self, tps: Iterable[TP], which: int) -> dict[TP, int]:
+        def ask() -> dict[TP, int]:
+            return {tp: self.native.watermarks(tp.topic, tp.partition, METADATA_TIMEOUT_MS)[which] for tp in tps}
+
+        return await self._run(ask)  # type: ignore[no-any-return]
+
+    async def earliest_offsets(self, *tps: TP) -> Mapping[TP, int]:
+        return await self.call_thread(self._watermarks, tps, 0)  # type: ignore[no-any-return]
+
+    async def highwaters(self, *tps: TP) -> Mapping[TP, int]:
+        return await self.call_thread(self._watermarks, tps, 1)  # type: ignore[no-any-return]
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """aiokafka's own fetch bookkeeping says nothing here; progress is watched by the worker."""
+
+    def verify_recovery_event_path(self, now: float, tp: TP) -> None:
+        """See `verify_event_path`."""
+
+    def member(self) -> Member:
+        """This worker in its group, as aiokafka knows it."""
+        conf = self.app.conf
+        return Member(conf.id, self._ensure_consumer()._coordinator.member_id or "", conf.consumer_group_instance_id)

@@ -1,0 +1,261 @@
+"""Faust transport on Kafka: aiokafka keeps the group, librdkafka moves the data in chunks.
+
+URL scheme `streams+kafka://host:port[;host:port]`, found by entry point. Control plane, unchanged from Faust: group
+membership, Faust's partition assignor with standbys, heartbeats, rebalance callbacks, ordinary sends. Data plane, ours:
+aiokafka's consumer is paused on everything it is given; chunks are fetched natively, and committed by the pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import aiokafka
+from faust.exceptions import ProducerSendError
+from faust.streams import current_event
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, RecordMetadata
+
+from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
+from streams.clock import SYSTEM_CLOCK
+from streams.errors import TransportError
+from streams.options import Settings
+from streams.transport.chunk import Chunk
+from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics
+from streams.transport.credentials import Credentials
+from streams.transport.fetcher import ConsumerThread
+from streams.transport.ledger import KafkaLedger, named
+from streams.transport.pipeline import Unit
+from streams.transport.tail import Positions, Sink, read_to_end
+
+__all__ = ["Consumer", "Producer", "Transport"]
+
+METADATA_TIMEOUT_MS = 10_000
+TOPIC_POLL_S = 0.25
+RENEW_PAUSE_S = 1.0
+
+
+def bootstrap(transport: Any) -> str:
+    """The brokers of a Faust transport URL in librdkafka's form."""
+    return ",".join(driver.server_list(transport.url, transport.default_port))
+
+
+class Consumer(ChunkConsumer, driver.Consumer):
+    """Faust's consumer over chunks."""
+
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings: Settings = self.transport.settings
+        exactly_once = settings.app.guarantee == "exactly_once"
+        slot = settings.app.instance or f"{settings.app.web_host}:{self.app.conf.web_port}"
+        self.ledger: KafkaLedger = KafkaLedger(
+            self.transport.client_config(),
+            topics=self.transport.topic_configs,
+            transactional_id=f"{self.app.conf.id}-{slot}" if exactly_once else None,
+            transaction_timeout_ms=settings.transaction.timeout_ms,
+            member=lambda: self._thread.member(),
+            credentials=self.transport.credentials,
+        )
+        self.begin_chunks(
+            interval_s=settings.transaction.interval_ms / 1000, records_max=settings.transaction.records_max
+        )
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def is_changelog(self, tp: TP) -> bool:
+        """Whether Faust's table recovery moves this partition's position."""
+        return tp.topic in self.app.tables.changelog_topics
+
+    async def remember_committed(self, tps: Iterable[TP]) -> None:
+        """See `ConsumerThread.remember_committed`."""
+        await self._thread.remember_committed(tps)
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        await self._renew_ledger()
+        self.pipeline.start()
+
+    async def on_stop(self) -> None:
+        settings: Settings = self.transport.settings
+        await self.pipeline.drain(settings.app.drain_timeout_ms / 2000)
+        self.epoch += 1
+        await super().on_stop()
+        await self.pipeline.stop()
+        await asyncio.get_running_loop().run_in_executor(None, self.ledger.close)
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        wanted = set(topics)
+        await self.transport.wait_for_topics(wanted, lambda: bool(self.should_stop))
+        await super().subscribe(wanted)
+
+    async def perform_seek(self) -> None:
+        self.forget_deliveries()
+        await super().perform_seek()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.forget_deliveries(revoked)
+        await super().on_partitions_revoked(revoked)
+        conf = self.app.conf
+        written = await self.pipeline.drain(conf.broker_rebalance_timeout / 2)
+        if not written:
+            await self._renew_ledger()  # aborts the transaction that did not end in time
+        await self.rewind(lost=not written)
+
+    async def on_unit_committed(self, unit: Unit) -> None:
+        self.last_progress_at = SYSTEM_CLOCK.monotonic_s()
+        if not self.ledger.exactly_once and unit.generation == self.app.consumer_generation_id:
+            await self._commit({TP(*where): offset for where, offset in unit.positions.items()})
+
+    async def on_unit_failed(self, error: Exception) -> None:
+        if not isinstance(error, TransportError):
+            await self.app.crash(error)
+            return
+        self.log.warning("transaction failed, going back to the committed offsets: %s", error)
+        self.stop_flow()
+        await self.rewind(lost=True)
+        self.transport.reasons["broker"] = str(error)
+        await self._renew_ledger()
+        self.transport.reasons.pop("broker", None)
+        if self.app.rebalancing:
+            return  # the assignment that follows restores and seeks
+        await self.app.on_rebalance_complete.send()
+        await self.perform_seek()
+        self.resume_flow()
+
+    async def _renew_ledger(self) -> None:
+        """Makes the producer anew, for as long as it takes: without a broker there is nothing else to do."""
+        while not self.should_stop:
+            try:
+                await self.pipeline.run_in_thread(self.ledger.renew)
+            except TransportError as error:
+                if error.fatal and not error.retriable:
+                    await self.app.crash(error)
+                    return
+                self.transport.reasons["broker"] = str(error)
+                await asyncio.sleep(RENEW_PAUSE_S)
+            else:
+                self.transport.reasons.pop("broker", None)
+                return
+
+
+class Producer(driver.Producer):
+    """Faust's producer; a send from an agent that works on a chunk joins the chunk's transaction."""
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> Any:
+        if not join_chunk(topic, key, value, partition, timestamp, headers):
+            return await super().send(
+                topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
+            )
+        sent: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        # The offset is known only after the chunk's transaction: -1 says so.
+        sent.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), -1))
+        return sent
+
+    async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await (await self.send(*args, **kwargs))
+        except driver.KafkaError as error:
+            raise ProducerSendError(f"Error while sending: {error!r}") from error
+
+
+def join_chunk(
+    topic: str, key: bytes | None, value: bytes | None, partition: int | None, timestamp: float | None, headers: Any
+) -> bool:
+    """Adds a send to the chunk that the current agent works on; False outside of chunk agents."""
+    event = current_event()
+    chunk = getattr(event, "value", None)
+    if not isinstance(chunk, Chunk):
+        return False
+    items = headers.items() if isinstance(headers, Mapping) else headers or ()
+    chunk.send(
+        topic,
+        key=key,
+        value=value,
+        headers=list(items),
+        partition=-1 if partition is None else partition,
+        timestamp_ms=int(timestamp * 1000) if timestamp else -1,
+    )
+    return True
+
+
+class Transport(driver.Transport):
+    """Entry point `streams+kafka` of Faust's transports."""
+
+    Consumer = Consumer
+    ConsumerThread = ConsumerThread
+    Producer = Producer
+    Conductor = ChunkConductor
+    default_port = 9092
+    driver_version = f"streams+kafka (aiokafka={aiokafka.__version__})"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.settings: Settings = getattr(self.app, "settings", None) or Settings()
+        self.credentials = Credentials(self.settings.security)
+        self.topic_configs: dict[str, dict[str, str]] = {}
+        """Producer settings of single topics, filled by whoever declares them before the start."""
+        self.before_subscribe: list[Callable[[KafkaAdmin, Mapping[str, int]], Iterable[str]]] = []
+        """Called with the topics that exist until each returns nothing more to wait for; they create their own."""
+        self._reader: KafkaConsumer | None = None
+        self.reasons: dict[str, str] = {}
+        """Why there is no progress, where there is a reason; shown by readiness, metrics and doctor."""
+
+    def client_config(self) -> dict[str, str]:
+        """What every librdkafka client of this worker needs."""
+        return {"bootstrap.servers": bootstrap(self), "client.id": self.app.conf.id, **self.credentials.librdkafka()}
+
+    def hand_token(self, client: Any) -> None:
+        """Gives a native client its OAUTHBEARER token, where one is needed."""
+        if self.credentials.uses_token:
+            token = self.credentials.token()
+            client.set_token(token.value, token.expires_ms, token.principal)
+
+    def read_log(self, start: Positions, sink: Sink, keep_going: Callable[[], bool]) -> dict[tuple[str, int], int]:
+        """Reads committed records to the end as of now, beside the group. Blocks."""
+        return read_to_end(self.client_config(), start, sink, keep_going, f"{self.app.conf.id}-restore")
+
+    def log_end(self, topic: str, partition: int) -> int:
+        """Next offset of a partition. Blocks."""
+        if self._reader is None:
+            self._reader = KafkaConsumer({**self.client_config(), "group.id": f"{self.app.conf.id}-restore"})
+            self.hand_token(self._reader)
+        try:
+            return self._reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)[1]
+        except KafkaError as error:
+            raise named(error, f"end of {topic}/{partition}") from error
+
+    async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
+        """Returns when every topic exists. Faust ignores one that does not, for five minutes, and says OK meanwhile."""
+        admin = KafkaAdmin(self.client_config())
+        self.hand_token(admin)
+        loop = asyncio.get_running_loop()
+        while not stopping():
+            try:
+                existing = await loop.run_in_executor(None, admin.topics, METADATA_TIMEOUT_MS)
+                waiting: list[str] = []
+                for declare in self.before_subscribe:
+                    waiting += await loop.run_in_executor(None, declare, admin, existing)
+                existing = await loop.run_in_executor(None, admin.topics, METADATA_TIMEOUT_MS)
+            except KafkaError as error:
+                self.reasons["topics"] = f"broker unreachable: {error}"
+            else:
+                absent = missing_topics({*wanted, *waiting}, existing)
+                if not absent:
+                    self.reasons.pop("topics", None)
+                    return
+                self.reasons["topics"] = f"waiting for topics {', '.join(absent)}: they do not exist"
+            await asyncio.sleep(TOPIC_POLL_S)

@@ -1,0 +1,174 @@
+"""Pipeline: finished chunks are gathered into transactions, one committing while the next is gathered.
+
+At most two transactions exist: one being committed in a thread of its own, one being gathered. A transaction begins
+only when its outputs are ready, never while user code runs. Order within a partition holds because the next one is
+handed over only when the last one is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from streams.transport.chunk import Chunk, Output, Participant
+
+__all__ = ["Ledger", "Pipeline", "Unit", "is_due"]
+
+
+class Unit:
+    """What moves in one transaction: outputs, the rows changed, and the input offsets behind them."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+        self.marks: dict[Participant, int] = {}
+        self.positions: dict[tuple[str, int], int] = {}
+        """Next offset to read, by (topic, partition)."""
+        self.records = 0
+        """Input records, the measure of a transaction's size."""
+        self.generation = -1
+        self.opened_at = 0.0
+
+    def add(self, chunk: Chunk, now: float) -> None:
+        """Takes a finished chunk in. Chunks of one unit come from one group generation."""
+        if not self.positions:
+            self.opened_at = now
+            self.generation = chunk.generation
+        self.outputs.extend(chunk.outputs)
+        for participant, mark in chunk.marks:
+            self.marks[participant] = max(mark, self.marks.get(participant, 0))
+        self.positions[(chunk.topic, chunk.partition)] = chunk.last + 1
+        self.records += len(chunk)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to commit."""
+        return not self.positions
+
+
+class Ledger(Protocol):
+    """Where a unit becomes durable, whole or not at all."""
+
+    def commit(self, unit: Unit) -> None:
+        """Blocks until the unit is durable, then tells its participants. Runs in the pipeline's thread.
+
+        Raises TransportError when it is not, or when that cannot be known: the caller drops all uncommitted state.
+        """
+        ...
+
+
+def is_due(*, records: int, age_s: float, interval_s: float, records_max: int, draining: bool) -> bool:
+    """Whether a unit is to be committed now: it is full, old enough, or everything is to be written out."""
+    return draining or records >= records_max or age_s >= interval_s
+
+
+class Pipeline:
+    """Gathers chunks and commits them, in order, one unit at a time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        interval_s: float,
+        records_max: int,
+        on_committed: Callable[[Unit], Awaitable[None]],
+        on_failed: Callable[[Exception], Awaitable[None]],
+    ) -> None:
+        self.ledger = ledger
+        self.interval_s = interval_s
+        self.records_max = records_max
+        self._on_committed = on_committed
+        self._on_failed = on_failed
+        self._open = Unit()
+        self._committing = False
+        self._draining = False
+        self._changed = asyncio.Condition()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to commit; must be called inside the event loop."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="pipeline")
+
+    async def submit(self, chunk: Chunk) -> None:
+        """Adds a finished chunk. Waits while one transaction commits and the next is full: this is the back-pressure."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._committing or self._open.records < self.records_max)
+            self._open.add(chunk, asyncio.get_running_loop().time())
+            self._changed.notify_all()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Commits everything submitted so far; False when that took longer than `timeout_s` or failed."""
+        async with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            try:
+                await asyncio.wait_for(
+                    self._changed.wait_for(lambda: self._open.empty and not self._committing), timeout_s
+                )
+            except TimeoutError:
+                return False
+            finally:
+                self._draining = False
+        return True
+
+    def discard(self) -> None:
+        """Forgets what was submitted and not begun to commit."""
+        self._open = Unit()
+
+    async def stop(self) -> None:
+        """Ends the committing task and its thread; what is not committed is forgotten."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._thread.shutdown(wait=False)
+
+    async def run_in_thread(self, work: Callable[[], None]) -> None:
+        """Runs `work` in the committing thread: never beside a commit."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _due_in(self, now: float) -> float | None:
+        """Seconds until the open unit is due; None while there is nothing to commit."""
+        if self._open.empty:
+            return None
+        age_s = now - self._open.opened_at
+        if is_due(
+            records=self._open.records,
+            age_s=age_s,
+            interval_s=self.interval_s,
+            records_max=self.records_max,
+            draining=self._draining,
+        ):
+            return 0.0
+        return self.interval_s - age_s
+
+    async def _next(self) -> Unit:
+        loop = asyncio.get_running_loop()
+        async with self._changed:
+            while (due_in := self._due_in(loop.time())) != 0.0:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), due_in)
+                except TimeoutError:
+                    continue
+            unit, self._open = self._open, Unit()
+            self._committing = True
+            self._changed.notify_all()
+            return unit
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            unit = await self._next()
+            try:
+                await loop.run_in_executor(self._thread, self.ledger.commit, unit)
+                await self._on_committed(unit)
+            except Exception as error:  # noqa: BLE001 - whatever it is, uncommitted state must go before anything else
+                self.discard()
+                await self._on_failed(error)
+            finally:
+                async with self._changed:
+                    self._committing = False
+                    self._changed.notify_all()

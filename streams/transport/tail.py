@@ -1,0 +1,88 @@
+"""Reading partitions to their end outside of the consumer group: restores, look-ups of state, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from streams._native import KafkaConsumer, KafkaError, Records
+from streams.transport.ledger import named
+
+__all__ = ["Positions", "Sink", "read_to_end"]
+
+FETCH_RECORDS_MAX = 50_000
+FETCH_BYTES_MAX = 32 << 20
+"""A batch of restored rows: large enough that the call costs nothing, small enough to stop between two."""
+FETCH_WAIT_MS = 200
+METADATA_TIMEOUT_MS = 10_000
+
+Positions = Mapping[tuple[str, int], int]
+Sink = Callable[[str, int, Records], None]
+
+
+def read_to_end(
+    config: Mapping[str, str], start: Positions, sink: Sink, keep_going: Callable[[], bool], group: str
+) -> dict[tuple[str, int], int]:
+    """Reads committed records of each partition from `start` to its end as of now; blocks.
+
+    The end is the end of the log, not the last stable offset: a predecessor's commit marker may still be on its way, and
+    what it commits must be read. Returns the next offset of each partition; stops early when `keep_going` says so.
+    """
+    try:
+        return _read(config, start, sink, keep_going, group)
+    except KafkaError as error:
+        raise named(error, "changelog") from error
+
+
+def _read(
+    config: Mapping[str, str], start: Positions, sink: Sink, keep_going: Callable[[], bool], group: str
+) -> dict[tuple[str, int], int]:
+    ends, positions = _ends(config, start, group)
+    left = {where for where, offset in positions.items() if offset < ends[where]}
+    if not left:
+        return positions
+    consumer = KafkaConsumer(
+        {
+            **config,
+            "group.id": group,
+            "enable.auto.commit": "false",
+            "enable.partition.eof": "true",
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "fetch.queue.backoff.ms": "2",
+            "queued.min.messages": "200000",
+            "fetch.message.max.bytes": "8388608",
+        }
+    )
+    try:
+        consumer.assign([(topic, partition, positions[topic, partition]) for topic, partition in left])
+        while left and keep_going():
+            for topic, partition, records, end in consumer.fetch(FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS):
+                where = (topic, partition)
+                if len(records):
+                    sink(topic, partition, records)
+                    positions[where] = records.last_offset + 1
+                positions[where] = max(positions[where], end)
+                if positions[where] >= ends[where]:
+                    left.discard(where)
+    finally:
+        consumer.close()
+    return positions
+
+
+def _ends(
+    config: Mapping[str, str], start: Positions, group: str
+) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
+    """End of the log of each partition, and where to begin: compaction may have moved the first offset."""
+    consumer = KafkaConsumer(
+        {**config, "group.id": group, "enable.auto.commit": "false", "isolation.level": "read_uncommitted"}
+    )
+    ends: dict[tuple[str, int], int] = {}
+    positions: dict[tuple[str, int], int] = {}
+    try:
+        for topic, partition in start:
+            low, high = consumer.watermarks(topic, partition, METADATA_TIMEOUT_MS)
+            ends[topic, partition] = high
+            positions[topic, partition] = max(low, start[topic, partition])
+    finally:
+        consumer.close()
+    return ends, positions
