@@ -216,7 +216,8 @@ def _from_message(rules: Rules, event: Recognised, value: bytes) -> None:
         message = CloudEvent.FromString(value)
     except DecodeError as error:
         raise InputError("bad-envelope", "damaged CloudEvent") from error
-    event.id, event.source = message.id, message.source
+    # `ce_` headers beside a structured event fill in what it leaves out
+    event.id, event.source = message.id or event.id, message.source or event.source
     for name, attribute in message.attributes.items():
         kind = attribute.WhichOneof("attr")
         text = _attribute_text(attribute)

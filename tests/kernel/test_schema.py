@@ -172,3 +172,22 @@ def test_pure_python_runtime_is_refused() -> None:
         check=False,
     )
     assert "SchemaError: the Protobuf runtime is 'python', expected 'upb'" in run.stderr
+
+
+def test_message_schema() -> None:
+    """One object holds what the kernel needs of a class, and brings any encoding into canonical form."""
+    kernel = schema.MessageSchema(DeviceState, ["geo.lat"])
+    assert (kernel.full_name, kernel.fingerprint) == ("streams.demo.v1.DeviceState", DEVICE_FINGERPRINT)
+    state = DeviceState(device_id="d", labels={"b": "2", "a": "1", "": "0"}, slots=[3])
+    form = kernel.canonicalise(state.SerializeToString())
+    assert form is not None
+    assert kernel.native.is_canonical(form)
+    unpacked = b"".join([b"\xc0\x01\x03", DeviceState(labels=state.labels, device_id="d").SerializeToString()])
+    assert kernel.canonicalise(unpacked) == form
+    assert kernel.canonicalise(b"\x0a\x05") is None
+
+
+def test_message_schema_names_a_wrong_ignored_path() -> None:
+    """An ignored path that the class lacks is a mistake in the settings."""
+    with pytest.raises(SchemaError, match=r"streams\.demo\.v1\.DeviceState: .*geo\.alt"):
+        schema.MessageSchema(DeviceState, ["geo.alt"])

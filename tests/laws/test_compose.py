@@ -7,8 +7,8 @@ from functools import reduce
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
-from streams._native import compose_patches, decode_patch, encode_patch
 
+from streams._native import compose_patches, decode_patch, encode_patch
 from streams.kernel import reference
 from streams.v1.patch_pb2 import Patch
 from tests.laws.messages import TYPES, deterministic, histories, law, schema_of

@@ -8,8 +8,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
-from streams._native import Schema
 
+from streams._native import Schema
 from streams.kernel import reference
 from streams.kernel.messages import descriptor_of
 from streams.kernel.schema import field_table

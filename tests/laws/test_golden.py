@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from streams._native import decode_patch
 
+from streams._native import decode_patch
 from streams.demo.v1.aircraft_pb2 import AircraftState
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel import reference
