@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from rich.table import Table
 from rich.text import Text
 
-BATCH_PATCHES = 1_000
-"""Patches compressed together to measure them: about what Kafka's producers put into one batch, by its default size."""
+from streams.demo.sizes import BATCH_PATCHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +60,11 @@ class Report:
         table.add_column(justify="right")
         table.add_column(style="dim")
         share = self.duplicates_injected / self.events if self.events else 0
-        table.add_row("events in", f"{self.events:,}", "full states; flights from New York in January 2013")
+        table.add_row("events in", f"{self.events:,}", "full states: New York's flights, January 2013")
         table.add_row(
             "duplicates dropped",
             f"{self.duplicates_dropped:,}",
-            f"{self.duplicates_injected:,} were injected, {share:.1%}: retries of a webhook storm",
+            f"of {self.duplicates_injected:,} injected ({share:.1%}), as retries would be",
         )
         table.add_row("patches out", f"{self.patches:,}", f"of {self.aircraft:,} aircraft")
         table.add_section()
@@ -75,7 +74,7 @@ class Report:
         table.add_row(
             "compressed patches",
             _megabytes(self.compressed_patch_bytes),
-            f"zstd in batches of {BATCH_PATCHES:,} patches, as a producer sends them",
+            f"zstd, in batches of {BATCH_PATCHES:,} patches",
         )
         table.add_section()
         table.add_row(
@@ -93,7 +92,7 @@ class Report:
 
     def _verdict(self) -> tuple[Text, str]:
         if self.verified:
-            return Text("yes", "bold green"), "bit for bit: the receiver holds what a plain replay holds"
+            return Text("yes", "bold green"), "bit for bit what a plain replay holds"
         return Text("NO", "bold red"), f"{self.differences:,} aircraft differ from a plain replay"
 
 
