@@ -1,0 +1,224 @@
+"""`streams demo`: the main job on one machine over a month of real flights, from producer to receiver.
+
+The worker is the real one: an `App` with one `sync`, on the embedded transport unless told otherwise. A `Producer`
+sends the events and a `Receiver` applies every patch, all in this process. In the end the receiver's bytes are held
+against a plain replay of the same month.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+
+from streams import settings
+from streams.app import App
+from streams.client.broker import ReaderOptions
+from streams.client.connect import open_reader
+from streams.client.event import Event
+from streams.client.producer import Producer
+from streams.client.receiver import Receiver
+from streams.clock import SYSTEM_CLOCK, Clock
+from streams.demo.flights import events
+from streams.demo.progress import Steps
+from streams.demo.replay import Replay
+from streams.demo.report import Report
+from streams.demo.sizes import BATCH_PATCHES, Sizes
+from streams.demo.v1.aircraft_pb2 import AircraftState
+from streams.errors import EXIT_DONE, EXIT_FAILED, TransportError
+from streams.sync.agent import Sync
+
+TOPIC = "aircraft"
+TYPE = AircraftState.DESCRIPTOR.full_name
+PATCHES = f"{TOPIC}.patches"
+PARTITIONS = 4
+STALL_TIMEOUT_S = 30.0
+"""The whole run takes less on a slow machine; a worker that takes nothing for so long is broken."""
+POLL_MS = 50
+READ_TIMEOUT_MS = 1_000
+SHOW_EVERY = 250
+"""Showing each single event would cost more than handling it."""
+
+Count = Callable[[int], None]
+
+
+def run(
+    events_limit: int | None = None,
+    broker: str | None = None,
+    datadir: Path | None = None,
+    json: bool = False,
+    clock: Clock = SYSTEM_CLOCK,
+) -> int:
+    """Run the demo and print what came out; answers the exit code: 1 when the receiver's states are not the replay's.
+
+    `events_limit`: at most so many deliveries. `broker`: kafka://host:port or embedded://directory; default: embedded
+    in `datadir`. `datadir`: default a temporary directory, gone afterwards. `json`: one object on standard output
+    instead of the table; progress goes to standard error either way. Raises StreamsError where the job itself fails.
+    """
+    with _directory(datadir) as directory:
+        address = broker or f"embedded://{directory / 'log'}"
+        given = {"app.id": "demo", "app.broker": address, "app.datadir": str(directory)}
+        demo = Demo(settings.read(flags=given), events_limit, clock)
+        report = asyncio.run(demo.report(Console(stderr=True)))
+    if json:
+        sys.stdout.write(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        Console().print(report.as_table())
+    return EXIT_DONE if report.verified else EXIT_FAILED
+
+
+class Demo:
+    """One run: who takes part in it, and the order of its steps."""
+
+    def __init__(self, chosen: settings.Settings, events_limit: int | None, clock: Clock) -> None:
+        self._settings = chosen
+        self._broker = chosen.app.broker
+        self._limit = events_limit
+        self._clock = clock
+
+    async def report(self, console: Console) -> Report:
+        """Streams the month through the worker, replays it plainly, and compares."""
+        deliveries, repeated = self._deliveries()
+        total, patches = len(deliveries), len(deliveries) - repeated
+        totals = {"sent": total, "worked off": total, "applied": patches, "replayed": total}
+        with Steps(console, totals) as steps:
+            receiver, sync, seconds = await self._stream(deliveries, patches, steps)
+            replay = self._replay(steps.counter("replayed"))
+        held = {key.decode(): receiver.bytes(key) or b"" for key, _ in receiver.states()}
+        sizes = await asyncio.to_thread(self._sizes)
+        return Report(
+            events=replay.events,
+            duplicates_injected=repeated,
+            duplicates_dropped=sum(count for name, count in sync.counts.items() if name.startswith("dropped.")),
+            patches=receiver.counts.applied,
+            aircraft=len(held),
+            full_json_bytes=replay.json_bytes,
+            full_protobuf_bytes=replay.protobuf_bytes,
+            patch_bytes=sizes.plain_bytes,
+            compressed_patch_bytes=sizes.compressed_bytes,
+            seconds=seconds,
+            differences=replay.differences(held),
+            broker=self._broker.partition("://")[0],
+        )
+
+    def _deliveries(self) -> tuple[list[Event], int]:
+        """All events, and how many of them are repeated deliveries.
+
+        Messages are encoded already: that takes a tenth of their memory, and is no part of the time measured.
+        """
+        deliveries, repeated = [], 0
+        for each in events(self._limit):
+            encoded = each.state.SerializeToString(deterministic=True)
+            deliveries.append(Event(encoded, each.key, each.sequence, each.id, each.time, type=TYPE))
+            repeated += each.repeated
+        return deliveries, repeated
+
+    async def _stream(
+        self, deliveries: list[Event], patches: int, steps: Steps
+    ) -> tuple[Receiver[AircraftState], Sync, float]:
+        """Sends all events, has the worker work them off, and applies their patches.
+
+        The seconds are those from the first event to the last patch, without start and end of the worker.
+        """
+        security = self._settings.security
+        async with contextlib.AsyncExitStack() as closing:
+            producer = await closing.enter_async_context(
+                Producer(self._broker, source="/demo/flights", security=security)
+            )
+            await producer.create_topic(TOPIC, PARTITIONS)
+            app = App("demo", settings=self._settings, web_enabled=False)
+            sync = app.sync(TOPIC, AircraftState)
+            async with app:
+                receiver = await closing.enter_async_context(
+                    Receiver(self._broker, PATCHES, AircraftState, start="earliest", security=security)
+                )
+                began_s = self._clock.monotonic_s()
+                following = asyncio.create_task(_follow(receiver, steps.counter("applied")))
+                await producer.send_many(TOPIC, _shown(deliveries, steps.counter("sent")))
+                arriving = self._arrived(app, sync, receiver, len(deliveries), patches, steps.counter("worked off"))
+                await asyncio.wait({following, asyncio.ensure_future(arriving)}, return_when=asyncio.FIRST_COMPLETED)
+                seconds = self._clock.monotonic_s() - began_s
+                following.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await following
+            await receiver.catch_up()
+            steps.counter("applied")(receiver.counts.applied)
+        return receiver, sync, seconds
+
+    async def _arrived(
+        self, app: App, sync: Sync, receiver: Receiver[AircraftState], total: int, patches: int, show: Count
+    ) -> None:
+        """Waits until the worker took every event and the receiver applied every patch.
+
+        Raises what ended the worker, or TransportError when nothing moves any more.
+        """
+        seen, moved_s = (-1, -1), self._clock.monotonic_s()
+        while seen[0] < total or seen[1] < patches:
+            if app.failure is not None:
+                raise app.failure
+            now = sync.counts["events"], receiver.counts.applied
+            if now != seen:
+                seen, moved_s = now, self._clock.monotonic_s()
+                show(min(seen[0], total))
+            elif self._clock.monotonic_s() - moved_s > STALL_TIMEOUT_S:
+                raise TransportError(
+                    f"{TOPIC}: the worker took {seen[0]} of {total} events and the receiver applied {seen[1]} of "
+                    f"{patches} patches, then nothing moved for {STALL_TIMEOUT_S:.0f} s; the log lines say why"
+                )
+            await asyncio.sleep(POLL_MS / 1000)
+
+    def _replay(self, show: Count) -> Replay:
+        replay = Replay()
+        for number, each in enumerate(events(self._limit), 1):
+            replay.add(each)
+            if number % SHOW_EVERY == 0:
+                show(number)
+        show(replay.events)
+        return replay
+
+    def _sizes(self) -> Sizes:
+        """All patches, read again from the beginning of their topic."""
+        sizes = Sizes()
+        options = ReaderOptions(start="earliest", security=self._settings.security)
+        reader = open_reader(self._broker, PATCHES, options)
+        try:
+            ends = {partition: end for partition, end in reader.ends().items() if end}
+            while ends:
+                for part in reader.fetch(PARTITIONS * BATCH_PATCHES, READ_TIMEOUT_MS):
+                    sizes.add(part.partition, part.records)
+                    if max(part.records.last_offset + 1, part.end) >= ends.get(part.partition, 0):
+                        ends.pop(part.partition, None)
+        finally:
+            reader.close()
+        sizes.finish()
+        return sizes
+
+
+async def _follow(receiver: Receiver[AircraftState], show: Count) -> None:
+    """Applies patches as they come, until cancelled."""
+    async for _ in receiver:
+        if receiver.counts.applied % SHOW_EVERY == 0:
+            show(receiver.counts.applied)
+
+
+def _shown(deliveries: Sequence[Event], show: Count) -> Iterator[Event]:
+    for number, each in enumerate(deliveries, 1):
+        if number % SHOW_EVERY == 0 or number == len(deliveries):
+            show(number)
+        yield each
+
+
+@contextlib.contextmanager
+def _directory(given: Path | None) -> Iterator[Path]:
+    """The directory given, or a temporary one for the time being."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="streams-demo-") as temporary:
+        yield Path(temporary)
