@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streams._native import KafkaAdmin, KafkaProducer, Records, xxh3_64
-
 from streams.demo.v1.device_pb2 import DeviceState, Geo
 from streams.v1.cloudevents_pb2 import CloudEvent
 from streams.v1.patch_pb2 import Patch

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from streams._native import Job, KafkaConsumer, Records, Schema, Table, murmur2_partition
 
 import benchmarks.workload as module
 from benchmarks.workload import SMALL, Check, Workload, blocks, events, expected, fill
+from streams._native import Job, KafkaConsumer, Records, Schema, Table, murmur2_partition
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.schema import MessageSchema, field_table
 from streams.v1.cloudevents_pb2 import CloudEvent

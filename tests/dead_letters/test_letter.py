@@ -7,8 +7,8 @@ import hashlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from streams._native import Job, Records, Schema, Table
 
+from streams._native import Job, Records, Schema, Table
 from streams.dead_letters.letter import ERROR_BYTES_MAX, Letter, bury, read, replayed, write
 from streams.errors import InputError
 

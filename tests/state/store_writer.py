@@ -12,7 +12,6 @@ import sys
 from itertools import count
 
 from streams._native import Records
-
 from streams.state.rocks import Store
 
 KEYS = 50

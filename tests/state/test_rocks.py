@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rocksdict import Options, Rdict
-from streams._native import Records
 
+from streams._native import Records
 from streams.errors import StateError
 from streams.state.rocks import Store
 from tests.state.store_writer import state_at

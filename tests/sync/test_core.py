@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from streams._native import SCHEMA_KEY, Job, Records, Step, Table, decode_row, murmur2_partition, xxh3_64
 
+from streams._native import SCHEMA_KEY, Job, Records, Step, Table, decode_row, murmur2_partition, xxh3_64
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.schema import MessageSchema
 from streams.v1.cloudevents_pb2 import CloudEvent

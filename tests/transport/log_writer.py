@@ -14,7 +14,6 @@ import threading
 from itertools import count
 
 from streams._native import Records
-
 from streams.clock import SYSTEM_CLOCK
 from streams.transport.log import Log
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from streams._native import Records
 
+from streams._native import Records
 from streams.transport.compaction import Compaction
 
 records_of_a_block = st.lists(

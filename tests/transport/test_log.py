@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams._native import Records
 
+from streams._native import Records
 from streams.clock import ManualClock
 from streams.errors import LogBusyError, TransportError
 from streams.transport.log import Log, LogDamagedError, LogFormatError, LogFullError, RecordTooLargeError
