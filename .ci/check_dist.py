@@ -12,8 +12,8 @@ def main(folder: Path) -> int:
     if len(wheels) != 1 or len(sdists) != 1:
         print(f"{folder}: got {[path.name for path in wheels + sdists]}, expected one wheel and one sdist")
         return 1
-    in_wheel = zipfile.ZipFile(wheels[0]).namelist()
-    in_sdist = tarfile.open(sdists[0]).getnames()
+    with zipfile.ZipFile(wheels[0]) as wheel, tarfile.open(sdists[0]) as sdist:
+        in_wheel, in_sdist = wheel.namelist(), sdist.getnames()
     rust = [name for name in in_wheel if name.endswith((".rs", "Cargo.toml", "Cargo.lock"))]
     wanted_in_sdist = ["streams/native/kernel/src/lib.rs", "streams/native/python/src/lib.rs", "LICENSE", "README.md"]
     wrong = [f"wheel is not abi3: {wheels[0].name}"] if "-abi3-" not in wheels[0].name else []
