@@ -145,16 +145,27 @@ class App(faust.App):
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stopping.set)
+        # Starting ends only when every part has started, and a part may be waiting for a topic or a broker: a signal
+        # must not wait for that.
+        starting = loop.create_task(self.start())
+        waits = [loop.create_task(stopping.wait()), loop.create_task(self._ended(starting))]
         try:
-            await self.start()
-            waits = [loop.create_task(stopping.wait()), loop.create_task(self.wait_until_stopped())]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in waits:
-                task.cancel()
         finally:
+            for task in (*waits, starting):
+                task.cancel()
+            await asyncio.gather(*waits, starting, return_exceptions=True)
             await asyncio.wait_for(self.stop(), self.settings.app.drain_timeout_ms / 1000)
         if self.failure is not None:
             raise self.failure
+
+    async def _ended(self, starting: asyncio.Task[None]) -> None:
+        try:
+            await starting
+        except Exception as error:  # noqa: BLE001 - whatever keeps the worker from starting is what ended it
+            self.failure = self.failure or error
+            return
+        await self.wait_until_stopped()
 
     def on_rebalance_end(self) -> None:
         """Faust's own hook: streams go on, state is restored."""
