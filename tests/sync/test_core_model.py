@@ -1,0 +1,376 @@
+"""The native sync core against a model in plain Python: random events, commits, aborts, crashes and rewinds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from streams._native import SCHEMA_KEY, Job, Records, Table, decode_row, xxh3_64
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.kernel.patch import apply_patch
+from streams.kernel.schema import MessageSchema
+from streams.v1.cloudevents_pb2 import CloudEvent
+from streams.v1.patch_pb2 import Patch
+from streams.v1.resync_pb2 import Resync
+
+NOW = 1_700_000_000_000
+SCHEMA = MessageSchema(DeviceState, ["last_seen_us"])
+JOB = Job(
+    SCHEMA.native,
+    type=SCHEMA.full_name,
+    fingerprint=SCHEMA.fingerprint,
+    field_table=SCHEMA.field_table_bytes,
+    source="devices",
+    key="record",
+    sequence="attribute",
+    format="auto",
+    partitions=0,
+    record_bytes_max=100_000,
+    tombstone_retention_ms=1 << 40,
+    schema_ids=[],
+    message_index=[1],
+    sealed=False,
+    canonicalise=SCHEMA.through_upb,
+)
+KEYS = [b"a", b"b", b"c"]
+SOURCES = [f"/{number}" for number in range(10)]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a producer sends. `state` None: DELETE. `id` empty: a plain record, without source and sequence."""
+
+    key: bytes
+    state: DeviceState | None
+    id: str
+    source: str
+    sequence: int | None
+    mangled: bool
+
+
+@dataclass
+class Row:
+    """What the model keeps of a key; `state` None: a tombstone."""
+
+    state: DeviceState | None
+    revision: int
+    offset: int
+    sequences: dict[str, int] = field(default_factory=dict)  # least recently used first
+    ids: list[str] = field(default_factory=list)  # oldest first
+
+
+def note(row: Row, event: Event, offset: int) -> None:
+    """Remembers where an event came from: eight sources, eight ids."""
+    row.offset = offset
+    if not event.id:
+        return
+    row.ids = [*row.ids, f"{event.source} {event.id}"][-8:]
+    if event.sequence is not None:
+        row.sequences.pop(event.source, None)
+        row.sequences = dict([*row.sequences.items(), (event.source, event.sequence)][-8:])
+
+
+def published(state: DeviceState) -> bytes:
+    """A state without what is ignored."""
+    shown = DeviceState()
+    shown.CopyFrom(state)
+    shown.ClearField("last_seen_us")
+    return shown.SerializeToString(deterministic=True)
+
+
+def apply_event(rows: dict[bytes, Row], event: Event, offset: int) -> str:
+    """The job, by its definition: the counter that an event raises, or the kind of its patch."""
+    row = rows.get(event.key)
+    if row is not None:
+        if offset <= row.offset:
+            return "dropped.offset"
+        if event.id and f"{event.source} {event.id}" in row.ids:
+            return "dropped.id"
+        last = row.sequences.get(event.source) if event.id else None
+        if last is not None and event.sequence is not None and event.sequence <= last:
+            return "dropped.sequence"
+    if event.state is None:
+        if row is None or row.state is None:
+            return "delete-unknown"
+        row.state = None
+        row.sequences = {}
+        row.revision += 1
+        note(row, event, offset)
+        return "deletes"
+    if row is None or row.state is None:
+        row = rows.setdefault(event.key, Row(None, 0, -1))
+        outcome = "snapshots"
+    elif event.state.SerializeToString(deterministic=True) == row.state.SerializeToString(deterministic=True):
+        outcome = "unchanged"
+    elif published(event.state) == published(row.state):
+        outcome = "ignored"
+    else:
+        outcome = "changes"
+    if outcome in ("snapshots", "changes"):
+        row.state = event.state
+        row.revision += 1
+    note(row, event, offset)
+    return outcome
+
+
+def append(records: Records, event: Event, offset: int) -> None:
+    """The event as its producer frames it: plain, binary or structured, canonical or not."""
+    data = None if event.state is None else event.state.SerializeToString(deterministic=not event.mangled)
+    if data is not None and event.mangled:
+        data = DeviceState(status="overwritten").SerializeToString() + data
+    if not event.id:
+        records.append(event.key, data, (), -1, offset)
+        return
+    if offset % 2:
+        headers: list[tuple[str, bytes | None]] = [("ce_specversion", b"1.0"), ("ce_id", event.id.encode())]
+        headers.append(("ce_source", event.source.encode()))
+        if event.sequence is not None:
+            headers.append(("ce_sequence", str(event.sequence).encode()))
+        records.append(event.key, data, headers, -1, offset)
+        return
+    envelope = CloudEvent(id=event.id, source=event.source, spec_version="1.0", type="t")
+    if event.sequence is not None:
+        envelope.attributes["sequence"].ce_string = str(event.sequence)
+    if data is not None:
+        envelope.binary_data = data
+    headers = [("content-type", b"application/cloudevents+protobuf")]
+    records.append(event.key, envelope.SerializeToString(), headers, -1, offset)
+
+
+states = st.builds(
+    DeviceState,
+    device_id=st.just("device with a name that takes some bytes"),
+    status=st.sampled_from(["ok", "warn"]),
+    battery=st.sampled_from([0.0, 0.5, -0.0, float("nan")]),
+    last_seen_us=st.integers(0, 2),
+    labels=st.dictionaries(st.sampled_from(["a", "b", "c"]), st.sampled_from(["1", "2"])),
+)
+events = st.builds(
+    Event,
+    key=st.sampled_from(KEYS),
+    state=st.one_of(st.none(), states, states, states),
+    id=st.sampled_from(["", "1", "2", "3", "4", "5"]),
+    source=st.sampled_from(SOURCES),
+    sequence=st.one_of(st.none(), st.integers(0, 5)),
+    mangled=st.booleans(),
+)
+
+
+@dataclass
+class Pending:
+    """An uncommitted chunk."""
+
+    mark: int
+    rows: dict[bytes, Row]
+    position: int
+    patches: list[Patch]
+    changelog: Records
+
+
+class SyncMachine(RuleBasedStateMachine):
+    """One partition: a log of events, a table, the model's committed rows, and chunks that are not committed yet."""
+
+    resident = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[Event] = []
+        self.table = Table(JOB, 0, resident=self.resident)
+        self.store: dict[bytes, bytes] = {}
+        self.changelog = Records()
+        self.committed: dict[bytes, Row] = {}
+        self.position = 0
+        self.pending: list[Pending] = []
+        self.received: dict[bytes, tuple[int, DeviceState | None]] = {}
+
+    @property
+    def newest(self) -> dict[bytes, Row]:
+        """The model's rows, uncommitted ones included."""
+        return self.pending[-1].rows if self.pending else self.committed
+
+    @property
+    def next(self) -> int:
+        """The next offset to be processed."""
+        return self.pending[-1].position if self.pending else self.position
+
+    @rule(new=st.lists(events, min_size=1, max_size=12))
+    def produce(self, new: list[Event]) -> None:
+        """Producers append events."""
+        self.log.extend(new)
+
+    @precondition(lambda self: self.log)
+    @rule(data=st.data())
+    def produce_again(self, data: st.DataObject) -> None:
+        """A producer retries: the same event once more, at another offset."""
+        self.log.append(data.draw(st.sampled_from(self.log)))
+
+    @precondition(lambda self: self.next < len(self.log))
+    @rule(count=st.integers(1, 20))
+    def process(self, count: int) -> None:
+        """The next chunk."""
+        self.step(self.next, min(self.next + count, len(self.log)))
+
+    @precondition(lambda self: self.next > 0)
+    @rule(back=st.integers(1, 20))
+    def rewind(self, back: int) -> None:
+        """A consumer went back: events are read that were applied before."""
+        self.step(max(self.next - back, 0), self.next)
+
+    def step(self, start: int, stop: int) -> None:
+        """Processes log[start:stop] in the table and in the model, and compares all that comes out."""
+        chunk = Records()
+        for offset in range(start, stop):
+            append(chunk, self.log[offset], offset)
+        self.load(chunk)
+        step = self.table.process(chunk, NOW + start)
+        rows = copy.deepcopy(self.newest)
+        outcomes = [apply_event(rows, self.log[offset], offset) for offset in range(start, stop)]
+        patches = [Patch.FromString(step.patches.value(at) or b"") for at in range(len(step.patches))]
+
+        for name in ("dropped.offset", "dropped.id", "dropped.sequence", "delete-unknown", "unchanged", "ignored"):
+            assert outcomes.count(name) == step.counts[name], name
+        assert 0 == len(step.dead_letters)
+        revised = [outcome for outcome in outcomes if outcome in ("snapshots", "deletes", "changes")]
+        allowed = {"snapshots": {Patch.SNAPSHOT}, "deletes": {Patch.DELETE}, "changes": {Patch.DELTA, Patch.SNAPSHOT}}
+        assert len(revised) == len(patches)
+        assert all(patch.kind in allowed[outcome] for outcome, patch in zip(revised, patches, strict=True))
+        log = self.table.changelog(step.mark - 1, step.mark)
+        self.pending.append(Pending(step.mark, rows, max(stop, self.next), patches, log))
+        for at in range(len(log)):
+            self.check_row(log.key(at) or b"", log.value(at), rows)
+
+    def load(self, chunk: Records, *, requests: bool = False) -> None:
+        """Gives a table over a store the rows of a chunk."""
+        if not self.resident:
+            keys = self.table.missing(chunk, requests=requests)
+            self.table.load(keys, [self.store.get(key) for key in keys])
+
+    @staticmethod
+    def check_row(key: bytes, value: bytes | None, rows: dict[bytes, Row]) -> None:
+        """A row of the table is the model's."""
+        if key == SCHEMA_KEY:
+            assert b"S" + SCHEMA.field_table_bytes == value
+            return
+        row, found = rows[key], decode_row(value or b"")
+        expected: dict[str, Any] = {
+            "revision": row.revision,
+            "offset": row.offset,
+            "tombstone": row.state is None,
+            "sequences": {xxh3_64(source.encode()): last for source, last in row.sequences.items()},
+            "ids": [xxh3_64(id_.replace(" ", "\0").encode()) for id_ in reversed(row.ids)],
+            "message": b"" if row.state is None else row.state.SerializeToString(deterministic=True),
+            "canonical": True,
+        }
+        assert expected == {name: found[name] for name in expected}
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        """The oldest uncommitted chunks, as many as one transaction held, are committed."""
+        count = data.draw(st.integers(1, len(self.pending)))
+        done, self.pending = self.pending[:count], self.pending[count:]
+        whole = self.table.changelog(done[0].mark - 1, done[-1].mark)
+        last = {
+            chunk.changelog.key(at): chunk.changelog.value(at) for chunk in done for at in range(len(chunk.changelog))
+        }
+        assert last == {whole.key(at): whole.value(at) for at in range(len(whole))}
+        assert len(whole) == len(last)
+        self.changelog.extend(whole)
+        written = self.table.commit(done[-1].mark)
+        if self.resident:
+            assert 0 == len(written)
+        for at in range(len(written)):
+            self.store[written.key(at) or b""] = written.value(at) or b""
+        self.committed, self.position = done[-1].rows, done[-1].position
+        for patch in (patch for chunk in done for patch in chunk.patches):
+            self.receive(patch)
+
+    def receive(self, patch: Patch) -> None:
+        """A receiver by the book: no gaps, nothing twice, and every digest right."""
+        revision, held = self.received.get(patch.key, (0, None))
+        assert revision + 1 == patch.revision
+        assert patch.base_revision == (0 if patch.kind == Patch.SNAPSHOT else revision)
+        state = apply_patch(held or DeviceState(), patch)
+        if state is not None:
+            assert patch.digest == xxh3_64(state.SerializeToString(deterministic=True))
+        self.received[patch.key] = patch.revision, state
+
+    @rule()
+    def abort(self) -> None:
+        """The transaction is aborted: everything uncommitted goes, the input rewinds."""
+        self.table.drop_pending()
+        self.pending = []
+
+    @rule()
+    def crash(self) -> None:
+        """A new process: its table comes from the changelog, or from the store."""
+        self.pending = []
+        self.table = Table(JOB, 0, resident=self.resident)
+        if self.resident:
+            self.table.restore(self.changelog)
+
+    @rule()
+    def ask(self) -> None:
+        """Snapshots on demand repeat the newest rows and change nothing."""
+        requests = Records()
+        for key in KEYS:
+            requests.append(key, Resync(requester="r").SerializeToString())
+        self.load(requests, requests=True)
+        step = self.table.snapshots(requests, NOW)
+        assert 0 == len(self.table.changelog(step.mark - 1, step.mark))
+        for at, key in enumerate(KEYS):
+            patch, row = Patch.FromString(step.patches.value(at) or b""), self.newest.get(key)
+            live = row is not None and row.state is not None
+            assert (key, Patch.SNAPSHOT if live else Patch.DELETE) == (patch.key, patch.kind)
+            if row is not None and row.state is not None:
+                assert (row.revision, row.state.SerializeToString(deterministic=True)) == (patch.revision, patch.data)
+        mark = Pending(step.mark, self.newest, self.next, [], Records())
+        self.pending.append(mark)
+
+    @invariant()
+    def committed_rows_are_the_models(self) -> None:
+        """Whatever is uncommitted, the committed rows stand."""
+        get: Callable[[bytes], bytes | None] = self.table.get if self.resident else self.store.get
+        for key in KEYS:
+            value = get(key)
+            assert (value is None) == (key not in self.committed)
+            if value is not None:
+                self.check_row(key, value, self.committed)
+        if self.resident:
+            assert len(self.committed) == len(self.table)
+
+    def teardown(self) -> None:
+        """Everything is processed and committed in the end, and equals a plain replay of the log."""
+        self.abort()
+        if self.position < len(self.log):
+            self.step(self.position, len(self.log))
+            self.pending[-1].position = len(self.log)
+        if self.pending:
+            chunk = self.pending.pop()
+            self.changelog.extend(chunk.changelog)
+            for at in range(len(written := self.table.commit(chunk.mark))):
+                self.store[written.key(at) or b""] = written.value(at) or b""
+            self.committed = chunk.rows
+            for patch in chunk.patches:
+                self.receive(patch)
+        self.committed_rows_are_the_models()
+        plain: dict[bytes, Row] = {}
+        for offset, event in enumerate(self.log):
+            apply_event(plain, event, offset)
+        assert plain == self.committed
+        assert {key: row.state for key, row in plain.items()} == {key: held for key, (_, held) in self.received.items()}
+
+
+class StoreMachine(SyncMachine):
+    """The same over a store: the table holds only what the chunks in work need."""
+
+    resident = False
+
+
+TestResident = SyncMachine.TestCase
+TestOverAStore = StoreMachine.TestCase
