@@ -106,13 +106,18 @@ class Pipeline:
             self._changed.notify_all()
             try:
                 await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._open.empty and not self._committing), timeout_s
+                    self._changed.wait_for(lambda: self.idle), timeout_s
                 )
             except TimeoutError:
                 return False
             finally:
                 self._draining = False
         return True
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is gathered and nothing is being committed."""
+        return self._open.empty and not self._committing
 
     def discard(self) -> None:
         """Forgets what was submitted and not begun to commit."""
