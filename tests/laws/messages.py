@@ -54,6 +54,11 @@ def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
+def is_single_message(field: FieldDescriptor) -> bool:
+    """Whether a path may lead through a field."""
+    return field.message_type is not None and not field.is_repeated
+
+
 @functools.cache
 def values(type_: int, closed: tuple[int, ...] | None, known: tuple[int, ...]) -> st.SearchStrategy[Any]:
     """Values of a scalar type, its edges more often than the rest. `known` are an enum's values, `closed` if closed."""
@@ -104,8 +109,11 @@ def set_field(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: 
 def fill(draw: st.DrawFn, message: Message, depth: int) -> None:
     """Set a few fields."""
     fields = [f for f in message.DESCRIPTOR.fields if depth < DEPTH_MAX or f.message_type is None]
-    count = 8 if depth == 0 else 3
-    for field in draw(st.lists(st.sampled_from(fields), max_size=count)) if fields else []:
+    # sparse, or rich enough that a change finds something to change
+    least, most = draw(st.sampled_from([(0, 4), (6, 16)])) if depth == 0 else (0, 3)
+    nested = [field for field in fields if is_single_message(field)]
+    choices = fields + nested * 3 if depth == 0 else fields
+    for field in draw(st.lists(st.sampled_from(choices), min_size=least, max_size=most)) if fields else []:
         set_field(draw, message, field, depth)
 
 
@@ -113,8 +121,9 @@ def change(draw: st.DrawFn, message: Message, depth: int) -> None:
     """Change a few fields: clear, set, add, drop a map entry or a list item, or go into a nested message."""
     fields = [f for f in message.DESCRIPTOR.fields if depth < DEPTH_MAX or f.message_type is None]
     present = [field for field, _ in message.ListFields() if not field.is_extension and field in fields]
-    for field in draw(st.lists(st.sampled_from(fields + present * 2), min_size=1, max_size=3)):
-        way = draw(st.sampled_from(["clear", "set", "inside", "inside"]))
+    nested = [field for field in present if is_single_message(field)]
+    for field in draw(st.lists(st.sampled_from(fields + present * 2 + nested * 6), min_size=1, max_size=3)):
+        way = draw(st.sampled_from(["clear", "set", "inside", "inside", "inside"]))
         held: Any = getattr(message, field.name)
         if way == "clear":
             message.ClearField(field.name)
