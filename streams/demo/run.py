@@ -19,7 +19,7 @@ from rich.console import Console
 
 from streams import settings
 from streams.app import App
-from streams.client.broker import ReaderOptions
+from streams.client.broker import Reader, ReaderOptions
 from streams.client.connect import open_reader
 from streams.client.event import Event
 from streams.client.producer import Producer
@@ -31,7 +31,7 @@ from streams.demo.replay import Replay
 from streams.demo.report import Report
 from streams.demo.sizes import BATCH_PATCHES, Sizes
 from streams.demo.v1.aircraft_pb2 import AircraftState
-from streams.errors import EXIT_DONE, EXIT_FAILED, TransportError
+from streams.errors import EXIT_DONE, EXIT_FAILED, Finding, SettingsError, TransportError, UnknownTopicError
 from streams.sync.agent import Sync
 
 TOPIC = "aircraft"
@@ -127,6 +127,7 @@ class Demo:
         The seconds are those from the first event to the last patch, without start and end of the worker.
         """
         security = self._settings.security
+        await asyncio.to_thread(self._require_fresh)
         async with contextlib.AsyncExitStack() as closing:
             producer = await closing.enter_async_context(
                 Producer(self._broker, source="/demo/flights", security=security)
@@ -150,6 +151,22 @@ class Demo:
             await receiver.catch_up()
             steps.counter("applied")(receiver.counts.applied)
         return receiver, sync, seconds
+
+    def _require_fresh(self) -> None:
+        """SettingsError where an earlier run left patches: a receiver would hold their aircraft too."""
+        try:
+            with self._reader(topic_timeout_ms=0) as reader:
+                left = sum(reader.ends().values())
+        except UnknownTopicError:
+            return
+        if left:
+            cure = f"give another --datadir or broker, or delete the topics that begin with {TOPIC}"
+            raise SettingsError(Finding("--broker", f"{left} records in {PATCHES}", "no earlier demo there", cure))
+
+    def _reader(self, topic_timeout_ms: int) -> contextlib.closing[Reader]:
+        """A reader of all patches from the beginning."""
+        options = ReaderOptions(start="earliest", security=self._settings.security, topic_timeout_ms=topic_timeout_ms)
+        return contextlib.closing(open_reader(self._broker, PATCHES, options))
 
     async def _arrived(
         self, app: App, sync: Sync, receiver: Receiver[AircraftState], total: int, patches: int, show: Count
@@ -185,17 +202,13 @@ class Demo:
     def _sizes(self) -> Sizes:
         """All patches, read again from the beginning of their topic."""
         sizes = Sizes()
-        options = ReaderOptions(start="earliest", security=self._settings.security)
-        reader = open_reader(self._broker, PATCHES, options)
-        try:
+        with self._reader(topic_timeout_ms=READ_TIMEOUT_MS) as reader:
             ends = {partition: end for partition, end in reader.ends().items() if end}
             while ends:
                 for part in reader.fetch(PARTITIONS * BATCH_PATCHES, READ_TIMEOUT_MS):
                     sizes.add(part.partition, part.records)
                     if max(part.records.last_offset + 1, part.end) >= ends.get(part.partition, 0):
                         ends.pop(part.partition, None)
-        finally:
-            reader.close()
         sizes.finish()
         return sizes
 

@@ -9,6 +9,7 @@ from streams.client.blocking import BlockingProducer
 from streams.demo.flights import events
 from streams.demo.run import run
 from streams.demo.v1.aircraft_pb2 import AircraftState
+from streams.errors import SettingsError
 from tests.broker import Broker
 
 LIMIT = 2_000
@@ -48,6 +49,13 @@ def test_an_aircraft_too_many_is_not_verified(capsys: pytest.CaptureFixture[str]
     assert run(200, datadir=tmp_path, json=True) == 1
     figures = orjson.loads(capsys.readouterr().out)
     assert (figures["verified"], figures["differences"]) == (False, 1)
+
+
+def test_a_second_run_in_the_same_place_says_what_is_in_the_way(tmp_path: Path) -> None:
+    """What an earlier run left would be counted as this one's; the message names the cure."""
+    assert run(100, datadir=tmp_path) == 0
+    with pytest.raises(SettingsError, match=r"records in aircraft\.patches.*--datadir"):
+        run(100, datadir=tmp_path)
 
 
 def test_a_short_run_on_kafka(capsys: pytest.CaptureFixture[str], kafka: Broker, tmp_path: Path) -> None:
