@@ -18,6 +18,7 @@ from streams._native import Job
 from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
 from streams.options import Settings, SyncSettings
+from streams.state.changelog import RestoreReport
 from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics, check_counts
@@ -44,9 +45,12 @@ class App(faust.App):
     """A worker: syncs, chunk agents and ordinary Faust agents in one process.
 
     `broker`: kafka://host:port[,host:port] or embedded://directory. `settings`: a Settings made elsewhere; otherwise
-    they are read from flags, environment and streams.toml, and the keyword arguments here rank below those. Options that
-    are not ours go to Faust unchanged.
+    they are read from flags, environment and streams.toml, and keyword arguments here rank below those. Options that are
+    not ours go to Faust unchanged.
     """
+
+    transport: Any  # ours have more to them than Faust's types say
+    consumer: Any
 
     def __init__(
         self,
@@ -212,11 +216,12 @@ class App(faust.App):
                 field_table=field_table,
                 directory=Path(self.settings.app.datadir) / "state" / sync.topics.source if on_disk else None,
                 log=self.transport,
+                open_tail=self.transport.open_tail if self.settings.app.standby_replicas else None,
             )
 
         return open_states
 
-    async def _restore(self, sender: Any = None, signal: Any = None, **kwargs: Any) -> None:
+    async def _restore(self, sender: Any = None, /, *args: Any, **kwargs: Any) -> None:
         """After each assignment: state in line with the partitions, before the first event is read.
 
         Committed offsets are read first (stable: a predecessor's transaction is over then), the changelog's end after.
@@ -230,14 +235,18 @@ class App(faust.App):
 
         for sync in self.syncs.values():
             partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.source}
-            self.transport.reasons[f"restore {sync.topics.source}"] = "restoring state"
+            reason = f"restore {sync.topics.source}"
+            self.transport.reasons[reason] = "restoring state"
+            report = RestoreReport(sync.topics.source, lambda text, name=reason: self.transport.reasons.update({name: text}))
             try:
-                await asyncio.to_thread(sync.states.assign, partitions, keep_going)
+                await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
             finally:
-                self.transport.reasons.pop(f"restore {sync.topics.source}", None)
+                self.transport.reasons.pop(reason, None)
+            copies = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic == sync.topics.source}
+            await asyncio.to_thread(sync.states.follow, copies - partitions)
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
-        """An agent that raised ends the worker: nothing of its chunk or event is committed, a restart reads it again."""
+        """An agent that raised ends the worker: nothing of its chunk or event is committed, and it is read again."""
         log.error("agent %s raised %s", agent.name, type(exc).__name__ if isinstance(exc, StreamsError) else repr(exc))
         await self.crash(exc)
 

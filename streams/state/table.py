@@ -1,4 +1,4 @@
-"""Keyed state of one sync: a native table per source partition, restored from the changelog, written by the pipeline."""
+"""Keyed state of one sync: a native table per source partition, restored from the changelog, folded by the pipeline."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from streams._native import SCHEMA_KEY, Job, Records, Step, Table
+from streams._native import SCHEMA_KEY, Job, KafkaConsumer, Records, Step, Table
 from streams.errors import SchemaError
 from streams.kernel.schema import compare
 from streams.state.rocks import Memory, Store
+from streams.state.standby import Standby
 from streams.transport.chunk import Output
-from streams.transport.tail import Positions, Sink
+from streams.transport.tail import Positions, Progress, Sink
 
 __all__ = ["LogReader", "PartitionState", "States"]
 
@@ -22,7 +23,7 @@ class LogReader(Protocol):
     """What a transport offers for restoring."""
 
     def read_log(
-        self, start: Positions, sink: Sink, keep_going: Callable[[], bool]
+        self, start: Positions, sink: Sink, keep_going: Callable[[], bool], progress: Progress | None = None
     ) -> dict[tuple[str, int], int]:
         """Reads committed records from `start` to the end as of now; next offsets. Blocks."""
         ...
@@ -104,7 +105,9 @@ class States:
         field_table: bytes,
         directory: Path | None,
         log: LogReader,
+        open_tail: Callable[[], KafkaConsumer] | None = None,
     ) -> None:
+        """`directory`: of the rocksdb stores; None keeps the rows in memory. `open_tail` makes standbys possible."""
         self._job = job
         self.changelog_topic = changelog_topic
         self._field_table = field_table
@@ -113,7 +116,9 @@ class States:
         self._log = log
         self._partitions: dict[int, PartitionState] = {}
         self._lock = threading.Lock()
+        self._standby = Standby(changelog_topic, self._open, open_tail) if open_tail is not None else None
         self.restore_seconds = 0.0
+        """How long the last restore took."""
 
     def __getitem__(self, partition: int) -> PartitionState:
         return self._partitions[partition]
@@ -126,36 +131,51 @@ class States:
         """Rows held in memory by this worker."""
         return sum(len(state.table) for state in self._partitions.values())
 
-    def assign(
-        self, partitions: set[int], keep_going: Callable[[], bool], progress: Callable[[int], None] | None = None
-    ) -> None:
-        """Brings the state in line with the assignment: gives up partitions, restores new ones. Blocks."""
+    def assign(self, partitions: set[int], keep_going: Callable[[], bool], progress: Progress | None = None) -> None:
+        """Brings the state in line with the assignment: gives up partitions, restores new ones. Blocks.
+
+        `progress` is called with records read and records to read. Stops without the new ones when `keep_going` says so.
+        """
         with self._lock:
             for partition in self._partitions.keys() - partitions:
                 self._partitions.pop(partition).close()
-            new = {partition: self._open(partition) for partition in partitions - self._partitions.keys()}
+            new, start = self._begin(partitions - self._partitions.keys())
             began = time.perf_counter()
-            start = {(self.changelog_topic, partition): state.restore_from() for partition, state in new.items()}
-
-            def sink(topic: str, partition: int, rows: Records) -> None:
-                new[partition].restore(rows)
-                if progress is not None:
-                    progress(len(rows))
-
+            restored = False
             try:
-                self._log.read_log(start, sink, keep_going)
+                self._log.read_log(start, lambda _, partition, rows: new[partition].restore(rows), keep_going, progress)
                 for state in new.values():
                     self._check_schema(state)
-            except BaseException:
-                for state in new.values():
-                    state.close()
-                raise
-            if not keep_going():
-                for state in new.values():
-                    state.close()
-                return
-            self.restore_seconds = time.perf_counter() - began
-            self._partitions.update(new)
+                restored = keep_going()
+            finally:
+                if not restored:
+                    for state in new.values():
+                        state.close()
+            if restored:
+                self.restore_seconds = time.perf_counter() - began
+                self._partitions.update(new)
+
+    def _begin(self, partitions: set[int]) -> tuple[dict[int, PartitionState], dict[tuple[str, int], int]]:
+        """New partitions and the changelog offsets to restore them from; a standby's copy is nearly there."""
+        new: dict[int, PartitionState] = {}
+        start: dict[tuple[str, int], int] = {}
+        for partition in partitions:
+            taken = self._standby.take(partition) if self._standby is not None else None
+            state, position = taken or (self._open(partition), None)
+            new[partition] = state
+            start[self.changelog_topic, partition] = state.restore_from() if position is None else position
+        return new, start
+
+    def follow(self, partitions: set[int]) -> None:
+        """Keeps warm copies of partitions that other workers own."""
+        if self._standby is not None:
+            self._standby.follow(partitions)
+
+    def close(self) -> None:
+        """Lets everything go; stores are closed."""
+        if self._standby is not None:
+            self._standby.stop()
+        self.forget()
 
     def drop_pending(self) -> None:
         """Uncommitted rows go; the committed ones stay."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import aiokafka
+from aiokafka.errors import KafkaError as ProtocolError
 from faust.exceptions import ProducerSendError
 from faust.streams import current_event
 from faust.transport.drivers import aiokafka as driver
@@ -27,7 +28,7 @@ from streams.transport.credentials import Credentials
 from streams.transport.fetcher import ConsumerThread
 from streams.transport.ledger import KafkaLedger, named
 from streams.transport.pipeline import Unit
-from streams.transport.tail import Positions, Sink, read_to_end
+from streams.transport.tail import Positions, Progress, Sink, read_to_end, tail_config
 
 __all__ = ["Consumer", "Producer", "Transport"]
 
@@ -45,6 +46,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
     """Faust's consumer over chunks."""
 
     _thread: ConsumerThread
+    transport: Any  # ours; Faust's type lacks what it adds
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,7 +58,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
             topics=self.transport.topic_configs,
             transactional_id=f"{self.app.conf.id}-{slot}" if exactly_once else None,
             transaction_timeout_ms=settings.transaction.timeout_ms,
-            member=lambda: self._thread.member(),
+            member=self._thread.member,
             credentials=self.transport.credentials,
         )
         self.begin_chunks(
@@ -168,7 +170,7 @@ class Producer(driver.Producer):
     async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await (await self.send(*args, **kwargs))
-        except driver.KafkaError as error:
+        except ProtocolError as error:
             raise ProducerSendError(f"Error while sending: {error!r}") from error
 
 
@@ -224,9 +226,17 @@ class Transport(driver.Transport):
             token = self.credentials.token()
             client.set_token(token.value, token.expires_ms, token.principal)
 
-    def read_log(self, start: Positions, sink: Sink, keep_going: Callable[[], bool]) -> dict[tuple[str, int], int]:
+    def read_log(
+        self, start: Positions, sink: Sink, keep_going: Callable[[], bool], progress: Progress | None = None
+    ) -> dict[tuple[str, int], int]:
         """Reads committed records to the end as of now, beside the group. Blocks."""
-        return read_to_end(self.client_config(), start, sink, keep_going, f"{self.app.conf.id}-restore")
+        return read_to_end(self.client_config(), start, sink, keep_going, f"{self.app.conf.id}-restore", progress)
+
+    def open_tail(self) -> KafkaConsumer:
+        """A consumer for standby copies: assigned by hand, beside the group."""
+        consumer = KafkaConsumer(tail_config(self.client_config(), f"{self.app.conf.id}-standby"))
+        self.hand_token(consumer)
+        return consumer
 
     def log_end(self, topic: str, partition: int) -> int:
         """Next offset of a partition. Blocks."""

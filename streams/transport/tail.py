@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from streams._native import KafkaConsumer, KafkaError, Records
 from streams.transport.ledger import named
 
-__all__ = ["Positions", "Sink", "read_to_end"]
+__all__ = ["Positions", "Progress", "Sink", "read_to_end", "tail_config"]
 
 FETCH_RECORDS_MAX = 50_000
 FETCH_BYTES_MAX = 32 << 20
@@ -17,42 +17,58 @@ METADATA_TIMEOUT_MS = 10_000
 
 Positions = Mapping[tuple[str, int], int]
 Sink = Callable[[str, int, Records], None]
+Progress = Callable[[int, int], None]
+"""Called with the offsets passed and the offsets to pass; compaction makes the rows fewer."""
+
+
+def tail_config(config: Mapping[str, str], group: str) -> dict[str, str]:
+    """Settings of a consumer that reads committed records outside of any group's assignment."""
+    return {
+        **config,
+        "group.id": group,
+        "enable.auto.commit": "false",
+        "enable.partition.eof": "true",
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "earliest",
+        "fetch.queue.backoff.ms": "2",
+        "queued.min.messages": "200000",
+        "fetch.message.max.bytes": "8388608",
+    }
 
 
 def read_to_end(
-    config: Mapping[str, str], start: Positions, sink: Sink, keep_going: Callable[[], bool], group: str
+    config: Mapping[str, str],
+    start: Positions,
+    sink: Sink,
+    keep_going: Callable[[], bool],
+    group: str,
+    progress: Progress | None = None,
 ) -> dict[tuple[str, int], int]:
     """Reads committed records of each partition from `start` to its end as of now; blocks.
 
-    The end is the end of the log, not the last stable offset: a predecessor's commit marker may still be on its way, and
-    what it commits must be read. Returns the next offset of each partition; stops early when `keep_going` says so.
+    The end is the end of the log, not the last stable offset: a predecessor's commit marker may still be on its way,
+    and what it commits must be read. Returns the next offset of each partition; stops early when `keep_going` says so.
     """
     try:
-        return _read(config, start, sink, keep_going, group)
+        return _read(config, start, sink, keep_going, group, progress)
     except KafkaError as error:
         raise named(error, "changelog") from error
 
 
 def _read(
-    config: Mapping[str, str], start: Positions, sink: Sink, keep_going: Callable[[], bool], group: str
+    config: Mapping[str, str],
+    start: Positions,
+    sink: Sink,
+    keep_going: Callable[[], bool],
+    group: str,
+    progress: Progress | None,
 ) -> dict[tuple[str, int], int]:
     ends, positions = _ends(config, start, group)
     left = {where for where, offset in positions.items() if offset < ends[where]}
     if not left:
         return positions
-    consumer = KafkaConsumer(
-        {
-            **config,
-            "group.id": group,
-            "enable.auto.commit": "false",
-            "enable.partition.eof": "true",
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "earliest",
-            "fetch.queue.backoff.ms": "2",
-            "queued.min.messages": "200000",
-            "fetch.message.max.bytes": "8388608",
-        }
-    )
+    total = sum(ends[where] - positions[where] for where in left)
+    consumer = KafkaConsumer(tail_config(config, group))
     try:
         consumer.assign([(topic, partition, positions[topic, partition]) for topic, partition in left])
         while left and keep_going():
@@ -64,6 +80,8 @@ def _read(
                 positions[where] = max(positions[where], end)
                 if positions[where] >= ends[where]:
                     left.discard(where)
+            if progress is not None:
+                progress(total - sum(ends[where] - positions[where] for where in left), total)
     finally:
         consumer.close()
     return positions
