@@ -102,7 +102,9 @@ class App(faust.App):
         """An app with the syncs of a settings file and no code."""
         app = cls(settings.app.id, settings=settings)
         for spec in settings.sync:
-            app.add_sync(spec, load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None))
+            app.add_sync(
+                spec, load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None)
+            )
         return app
 
     # -- the surface ------------------------------------------------------------------------------------------
@@ -198,7 +200,9 @@ class App(faust.App):
                 waiting.append(sync.topics.source)
                 continue
             check_counts(sync.topics, existing)
-            plans = [plan for plan in sync.topics.plans(self.settings.limits.record_bytes_max) if plan.name not in existing]
+            plans = [
+                plan for plan in sync.topics.plans(self.settings.limits.record_bytes_max) if plan.name not in existing
+            ]
             wanted = [(plan.name, partitions, self.settings.app.replication, dict(plan.config)) for plan in plans]
             for name, error in admin.create_topics(wanted, CREATE_TIMEOUT_MS) if wanted else ():
                 if error is not None:
@@ -237,7 +241,9 @@ class App(faust.App):
             partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.source}
             reason = f"restore {sync.topics.source}"
             self.transport.reasons[reason] = "restoring state"
-            report = RestoreReport(sync.topics.source, lambda text, name=reason: self.transport.reasons.update({name: text}))
+            report = RestoreReport(
+                sync.topics.source, lambda text, name=reason: self.transport.reasons.update({name: text})
+            )
             try:
                 await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
             finally:

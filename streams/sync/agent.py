@@ -33,9 +33,7 @@ __all__ = ["Sync", "make_job"]
 log = logging.getLogger(__name__)
 
 
-def make_job(
-    schema: MessageSchema, spec: SyncSettings, source: str, *, partitions: int, record_bytes_max: int
-) -> Job:
+def make_job(schema: MessageSchema, spec: SyncSettings, source: str, *, partitions: int, record_bytes_max: int) -> Job:
     """The kernel's configuration of one sync. SettingsError: a key or sequence field that the message lacks."""
     try:
         return Job(
@@ -56,7 +54,9 @@ def make_job(
             canonicalise=schema.through_upb,
         )
     except ValueError as error:
-        raise SettingsError(Finding(f"sync {spec.source}", str(error), "key and sequence that the message has")) from None
+        raise SettingsError(
+            Finding(f"sync {spec.source}", str(error), "key and sequence that the message has")
+        ) from None
 
 
 class Sync:

@@ -7,7 +7,7 @@ finished when every agent that reads its topic has asked for the next one; it is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from faust.serializers.schemas import Schema
@@ -147,7 +147,7 @@ class Chunk:
         self.marks.append((participant, mark))
 
 
-class ChunkSchema(Schema):
+class ChunkSchema(Schema[Any, Any]):
     """Marks a topic as delivered in chunks: the event's value is the chunk itself, nothing is decoded."""
 
     def compile(
@@ -176,7 +176,10 @@ class ChunkStream(Stream[Any]):
     when the agent asks for the next event and never otherwise.
     """
 
+    app: Any  # its consumer is ours
+
     def __aiter__(self) -> AsyncIterator[Any]:
+        iterator: AsyncGenerator[Any, None]
         if isinstance(getattr(self.channel, "schema", None), ChunkSchema):
             iterator = self._chunks()
         else:
@@ -184,7 +187,7 @@ class ChunkStream(Stream[Any]):
         self._active_agens.add(iterator)
         return iterator
 
-    async def _chunks(self) -> Any:
+    async def _chunks(self) -> AsyncGenerator[Any, None]:
         self.enable_acks = False
         async for chunk in super().__aiter__():
             if chunk.epoch != self.app.consumer.epoch:
@@ -192,7 +195,7 @@ class ChunkStream(Stream[Any]):
             yield chunk
             await self.app.consumer.chunk_done(chunk)
 
-    async def _events(self) -> Any:
+    async def _events(self) -> AsyncGenerator[Any, None]:
         inner = super().__aiter__()
         while True:
             # take() and its siblings switch acks off and acknowledge by themselves: leave them alone.

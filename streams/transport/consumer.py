@@ -69,7 +69,7 @@ class ChunkConsumer:
         )
 
     def on_rewind(self, callback: Rewind) -> None:
-        """Registers keyed state: called with `lost` when uncommitted rows must go; lost=True: committed ones are in doubt."""
+        """Registers keyed state: called when uncommitted rows must go; lost=True: committed ones are in doubt."""
         self._rewinds.append(callback)
 
     async def rewind(self, *, lost: bool) -> None:
@@ -110,21 +110,25 @@ class ChunkConsumer:
     # -- Faust's consumer -------------------------------------------------------------------------------------
 
     def _to_message(self, tp: TP, record: Chunk | OrdinaryRecord) -> ConsumerMessage:
+        made: Any = ConsumerMessage  # takes what Faust's types do not know: a chunk as value, headers without one
+        message: ConsumerMessage
         if isinstance(record, Chunk):
             record.pending = self.app.topics.readers(record.topic)
-            return ConsumerMessage(
+            message = made(
                 record.topic, record.partition, record.last, 0.0, 0, [], None, record, None, 0, len(record), tp,
                 generation_id=record.generation,
             )  # fmt: skip
+            return message
         records, index = record
         key, value = records.key(index), records.value(index)
         offset = records.offset(index)
         if self.app.topics.acks_enabled_for(tp.topic):
             self._order[tp].append(offset)
-        return ConsumerMessage(
+        message = made(
             tp.topic, tp.partition, offset, records.timestamp_ms(index) / 1000.0, 0, records.headers(index), key, value,
             None, len(key or b""), len(value or b""), tp, generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
+        return message
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps carry no meaning here: the order of delivery decides what may be committed."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -33,6 +34,9 @@ BEGINNING, END = -2, -1
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's group member, and beside it the native consumer. Native calls run in one thread of their own."""
+
+    transport: Any  # ours; Faust's types lack what they add
+    consumer: Any
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +95,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     # -- assignment -------------------------------------------------------------------------------------------
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        self._ensure_consumer().pause(*[driver.ensure_aiokafka_TP(tp) for tp in assigned])
+        group: Any = self._ensure_consumer()
+        group.pause(*[driver.ensure_aiokafka_TP(tp) for tp in assigned])
         # Faust resumes partitions before it seeks them, kept ones too: whatever position was known must go first.
         with self._lock:
             self._positions.clear()
@@ -118,9 +123,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return await self.call_thread(self._getmany, active_partitions)  # type: ignore[no-any-return]
 
     async def _getmany(self, active: set[TP] | None) -> Mapping[TP, list[Any]]:
-        consumer = self._ensure_consumer()
+        consumer: Any = self._ensure_consumer()
         if consumer._closed:
-            raise driver.ConsumerStoppedError
+            raise ConsumerStoppedError
         if not self.consumer.flow_active:
             return {}
         wanted = set(self.assignment() if active is None else active)
@@ -235,4 +240,5 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def member(self) -> Member:
         """This worker in its group, as aiokafka knows it."""
         conf = self.app.conf
-        return Member(conf.id, self._ensure_consumer()._coordinator.member_id or "", conf.consumer_group_instance_id)
+        group: Any = self._ensure_consumer()
+        return Member(conf.id, group._coordinator.member_id or "", conf.consumer_group_instance_id)

@@ -93,7 +93,7 @@ class Pipeline:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="pipeline")
 
     async def submit(self, chunk: Chunk) -> None:
-        """Adds a finished chunk. Waits while one transaction commits and the next is full: this is the back-pressure."""
+        """Adds a finished chunk; waits while one transaction commits and the next is full: the back-pressure."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._committing or self._open.records < self.records_max)
             self._open.add(chunk, asyncio.get_running_loop().time())
@@ -105,9 +105,7 @@ class Pipeline:
             self._draining = True
             self._changed.notify_all()
             try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self.idle), timeout_s
-                )
+                await asyncio.wait_for(self._changed.wait_for(lambda: self.idle), timeout_s)
             except TimeoutError:
                 return False
             finally:
