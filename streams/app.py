@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,15 +242,16 @@ class App(faust.App):
             partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.source}
             reason = f"restore {sync.topics.source}"
             self.transport.reasons[reason] = "restoring state"
-            report = RestoreReport(
-                sync.topics.source, lambda text, name=reason: self.transport.reasons.update({name: text})
-            )
+            report = RestoreReport(sync.topics.source, partial(self._give_reason, reason))
             try:
                 await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
             finally:
                 self.transport.reasons.pop(reason, None)
             copies = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic == sync.topics.source}
             await asyncio.to_thread(sync.states.follow, copies - partitions)
+
+    def _give_reason(self, name: str, text: str) -> None:
+        self.transport.reasons[name] = text
 
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """An agent that raised ends the worker: nothing of its chunk or event is committed, and it is read again."""

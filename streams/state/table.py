@@ -134,7 +134,7 @@ class States:
     def assign(self, partitions: set[int], keep_going: Callable[[], bool], progress: Progress | None = None) -> None:
         """Brings the state in line with the assignment: gives up partitions, restores new ones. Blocks.
 
-        `progress` is called with records read and records to read. Stops without the new ones when `keep_going` says so.
+        `progress` is called with records read and records to read. Stops without the new ones if `keep_going` says so.
         """
         with self._lock:
             for partition in self._partitions.keys() - partitions:
