@@ -13,6 +13,7 @@ from typing import Any
 import faust
 from faust.types import TP
 from google.protobuf.message import Message
+from typing_extensions import override
 
 from streams import settings as settings_room
 from streams._native import Job
@@ -46,7 +47,7 @@ class App(faust.App):
     """A worker: syncs, chunk agents and ordinary Faust agents in one process.
 
     `broker`: kafka://host:port[,host:port] or embedded://directory. `settings`: a Settings made elsewhere; otherwise
-    they are read from flags, environment and streams.toml, and keyword arguments here rank below those. Options that are
+    they are read from flags, environment and streams.toml; keyword arguments here rank below those. Options that are
     not ours go to Faust unchanged.
     """
 
@@ -174,6 +175,7 @@ class App(faust.App):
             return
         await self.wait_until_stopped()
 
+    @override
     def on_rebalance_end(self) -> None:
         """Faust's own hook: streams go on, state is restored."""
         super().on_rebalance_end()
@@ -183,6 +185,7 @@ class App(faust.App):
 
     # -- joining ----------------------------------------------------------------------------------------------
 
+    @override
     async def on_start(self) -> None:
         self.transport.topic_configs.update(
             {sync.topics.changelog: {"compression.type": "lz4"} for sync in self.syncs.values()}
@@ -258,6 +261,7 @@ class App(faust.App):
         log.error("agent %s raised %s", agent.name, type(exc).__name__ if isinstance(exc, StreamsError) else repr(exc))
         await self.crash(exc)
 
+    @override
     async def crash(self, reason: BaseException) -> None:
         self.failure = self.failure or reason
         await super().crash(reason)

@@ -59,10 +59,12 @@ class PartitionState:
     # -- transport.chunk.Participant --------------------------------------------------------------------------
 
     def changelog(self, after: int, upto: int) -> Output | None:
+        """Rows of the marks in (after, upto], for the changelog topic; None: no row changed."""
         rows = self.table.changelog(after, upto)
         return Output(self._topic, self.partition, rows) if len(rows) else None
 
     def commit(self, upto: int) -> None:
+        """The transaction is confirmed: the rows of these marks are the state."""
         rows = self.table.commit(upto)
         if self.store is not None and len(rows):
             # The transaction is confirmed: the store may take the rows now, never before. Its offset is the end of the

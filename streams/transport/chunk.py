@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from faust.serializers.schemas import Schema
 from faust.streams import Stream
+from typing_extensions import override
 
 from streams._native import Records
 from streams.v1 import patch_pb2
@@ -150,6 +151,7 @@ class Chunk:
 class ChunkSchema(Schema[Any, Any]):
     """Marks a topic as delivered in chunks: the event's value is the chunk itself, nothing is decoded."""
 
+    @override
     def compile(
         self,
         app: Any,
@@ -165,6 +167,7 @@ class ChunkSchema(Schema[Any, Any]):
 
         return decode
 
+    @override
     async def decode(self, app: Any, message: Any, *, propagate: bool = False) -> Any:
         return app.create_event(None, message.value, message.headers, message)
 

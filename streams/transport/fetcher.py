@@ -16,6 +16,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from typing_extensions import override
 
 from streams._native import KafkaConsumer, KafkaError, Records
 from streams.errors import TransportError
@@ -38,6 +39,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     transport: Any  # ours; Faust's types lack what they add
     consumer: Any
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fetch")
@@ -49,6 +51,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._remembered: dict[TP, int | None] = {}  # committed offsets for the next seek
         self.ends: dict[TP, int] = {}  # where the end of a partition was last reported
 
+    @override
     async def on_start(self) -> None:
         await super().on_start()
         conf, settings = self.app.conf, self.transport.settings
@@ -69,6 +72,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         )
         self.transport.hand_token(self._native)
 
+    @override
     async def on_thread_stop(self) -> None:
         await super().on_thread_stop()
         if self._native is not None:
@@ -78,6 +82,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _run(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
+    @override
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         # Without Faust tables Faust falls back to round robin, which parts a sync's topics: one partition number of
@@ -88,12 +93,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     @property
     def native(self) -> KafkaConsumer:
+        """The consumer that fetches. TransportError before the start."""
         if self._native is None:
             raise TransportError("consumer is not started")
         return self._native
 
     # -- assignment -------------------------------------------------------------------------------------------
 
+    @override
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         group: Any = self._ensure_consumer()
         group.pause(*[driver.ensure_aiokafka_TP(tp) for tp in assigned])
@@ -119,6 +126,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     # -- fetching ---------------------------------------------------------------------------------------------
 
+    @override
     async def getmany(self, active_partitions: set[TP] | None, timeout: float) -> Mapping[TP, list[Any]]:
         return await self.call_thread(self._getmany, active_partitions)  # type: ignore[no-any-return]
 
@@ -169,6 +177,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     # -- positions --------------------------------------------------------------------------------------------
 
+    @override
     async def seek_to_committed(self) -> Mapping[TP, int]:
         return await self.call_thread(self._seek_to_committed)  # type: ignore[no-any-return]
 
@@ -202,20 +211,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             raise named(error, "committed offsets") from error
         return {TP(topic, partition): offset if offset >= 0 else None for topic, partition, offset in found}
 
+    @override
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         for tp, offset in partitions.items():
             self.seek(tp, offset)
             self.consumer._read_offset[ensure_TP(tp)] = offset or None
 
+    @override
     def seek(self, partition: TP, offset: int) -> None:
         tp = ensure_TP(partition)
         with self._lock:
             self._positions[tp] = offset
             self._stale.add(tp)
 
+    @override
     async def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)
 
+    @override
     def highwater(self, tp: TP) -> int:
         return max(self.ends.get(tp, 0), self._positions.get(tp, 0))
 
@@ -225,15 +238,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
         return await self._run(ask)  # type: ignore[no-any-return]
 
+    @override
     async def earliest_offsets(self, *tps: TP) -> Mapping[TP, int]:
         return await self.call_thread(self._watermarks, tps, 0)  # type: ignore[no-any-return]
 
+    @override
     async def highwaters(self, *tps: TP) -> Mapping[TP, int]:
         return await self.call_thread(self._watermarks, tps, 1)  # type: ignore[no-any-return]
 
+    @override
     def verify_event_path(self, now: float, tp: TP) -> None:
         """aiokafka's own fetch bookkeeping says nothing here; progress is watched by the worker."""
 
+    @override
     def verify_recovery_event_path(self, now: float, tp: TP) -> None:
         """See `verify_event_path`."""
 

@@ -17,6 +17,7 @@ from faust.exceptions import ProducerSendError
 from faust.streams import current_event
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, RecordMetadata
+from typing_extensions import override
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
 from streams.clock import SYSTEM_CLOCK
@@ -65,6 +66,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
             interval_s=settings.transaction.interval_ms / 1000, records_max=settings.transaction.records_max
         )
 
+    @override
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
@@ -76,11 +78,13 @@ class Consumer(ChunkConsumer, driver.Consumer):
         """See `ConsumerThread.remember_committed`."""
         await self._thread.remember_committed(tps)
 
+    @override
     async def on_start(self) -> None:
         await super().on_start()
         await self._renew_ledger()
         self.pipeline.start()
 
+    @override
     async def on_stop(self) -> None:
         settings: Settings = self.transport.settings
         await self.pipeline.drain(settings.app.drain_timeout_ms / 2000)
@@ -89,15 +93,18 @@ class Consumer(ChunkConsumer, driver.Consumer):
         await self.pipeline.stop()
         await asyncio.get_running_loop().run_in_executor(None, self.ledger.close)
 
+    @override
     async def subscribe(self, topics: Iterable[str]) -> None:
         wanted = set(topics)
         await self.transport.wait_for_topics(wanted, lambda: bool(self.should_stop))
         await super().subscribe(wanted)
 
+    @override
     async def perform_seek(self) -> None:
         self.forget_deliveries()
         await super().perform_seek()
 
+    @override
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         self.forget_deliveries(revoked)
         await super().on_partitions_revoked(revoked)
@@ -107,11 +114,13 @@ class Consumer(ChunkConsumer, driver.Consumer):
             await self._renew_ledger()  # aborts the transaction that did not end in time
         await self.rewind(lost=not written)
 
+    @override
     async def on_unit_committed(self, unit: Unit) -> None:
         self.last_progress_at = SYSTEM_CLOCK.monotonic_s()
         if not self.ledger.exactly_once and unit.generation == self.app.consumer_generation_id:
             await self._commit({TP(*where): offset for where, offset in unit.positions.items()})
 
+    @override
     async def on_unit_failed(self, error: Exception) -> None:
         if not isinstance(error, TransportError):
             await self.app.crash(error)
@@ -147,6 +156,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
 class Producer(driver.Producer):
     """Faust's producer; a send from an agent that works on a chunk joins the chunk's transaction."""
 
+    @override
     async def send(
         self,
         topic: str,
@@ -167,6 +177,7 @@ class Producer(driver.Producer):
         sent.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), -1))
         return sent
 
+    @override
     async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await (await self.send(*args, **kwargs))
