@@ -200,6 +200,11 @@ impl FieldRule {
 }
 
 impl Job {
+    /// Whether the entity key is the record's own.
+    pub(crate) fn is_keyed_by_record(&self) -> bool {
+        matches!(self.key, KeyRule::Record)
+    }
+
     /// The entity key of an event; integers go through `buffer` as decimal text.
     pub(crate) fn key_of<'a>(
         &self,

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::diff::{Change, Delta};
@@ -24,6 +25,8 @@ use crate::wire;
 pub const EXPIRE_MAX: usize = 1_000;
 /// A key that drops this many events in a row is named, once, by its hash: its source has probably started anew.
 pub const STUCK_DROPS: u16 = 100;
+/// Records whose rows are touched ahead, so that their waits for memory overlap: as many as fit the first cache.
+const WARM_RECORDS: usize = 16;
 /// Version of the `dlq-` header family.
 pub const DEAD_LETTER_FORMAT: &[u8] = b"1";
 
@@ -211,7 +214,11 @@ impl SyncTable {
             let until_ms = now_ms.checked_sub(call.job.tombstone_retention_ms);
             call.step.counts.expired = until_ms.map_or(0, |until_ms| call.table.expire(until_ms, EXPIRE_MAX)) as u64;
             call.step.patches = Records::with_capacity(records.len(), records.nbytes() / 2);
-            for record in records.iter() {
+            for (at, record) in records.iter().enumerate() {
+                if at % WARM_RECORDS == 0 && call.job.is_keyed_by_record() {
+                    let next = (at..records.len().min(at + WARM_RECORDS)).filter_map(|at| records.get(at).key());
+                    black_box(call.table.warm(next));
+                }
                 call.step.counts.events += 1;
                 call.step.counts.value_bytes += record.value().map_or(0, <[u8]>::len) as u64;
                 match call.event(&record, scratch, key) {
