@@ -223,7 +223,7 @@ class Producer:
 
     async def _hand_over(self, topic: str, records: Sequence[Record], size: int) -> Waiting:
         """Puts records into the buffer, as soon as there is room; the future gets what became of them."""
-        self._open()
+        writer, thread = self._open()
         if self._turnstile.locked() or not self._has_room(len(records), size):
             async with self._turnstile:
                 while not self._has_room(len(records), size):
@@ -239,7 +239,7 @@ class Producer:
         self._records += len(records)
         self._bytes += size
         if self._sender is None:
-            self._sender = loop.create_task(self._drain())
+            self._sender = loop.create_task(self._drain(writer, thread))
         return waiting
 
     def _has_room(self, records: int, size: int) -> bool:
@@ -247,9 +247,8 @@ class Producer:
         fits = self._records + records <= self._records_max and self._bytes + size <= self._bytes_max
         return fits or self._records == 0
 
-    async def _drain(self) -> None:
+    async def _drain(self, writer: Writer, thread: ThreadPoolExecutor) -> None:
         """Sends bundles until none is left. What is sent while one is under way gathers in the next."""
-        writer, thread = self._open()
         try:
             while self._bundles:
                 topic = next(iter(self._bundles))
@@ -264,5 +263,12 @@ class Producer:
                 self._records -= len(bundle.records)
                 self._bytes -= bundle.size
                 self._room.set()
+                self._in_flight = None
         finally:
+            # Only an event loop that ends in the middle leaves any: nobody must wait for what nobody sends.
+            for bundle in [*self._bundles.values(), *([self._in_flight] if self._in_flight is not None else [])]:
+                bundle.fail(
+                    TransportError("the event loop ended before the event was acknowledged; it may have arrived")
+                )
+            self._bundles.clear()
             self._in_flight = self._sender = None
