@@ -25,6 +25,7 @@ from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics, check_counts
 from streams.transport.chunk import ChunkSchema, ChunkStream
+from streams.transport.credentials import Credentials
 
 __all__ = ["App"]
 
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 CHUNKS_QUEUED_MAX = 4
 """Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
 CREATE_TIMEOUT_MS = 30_000
+TOKEN_CHECK_S = 5.0
+"""How often a token is looked at; it is read again only when most of its life is over."""
 
 
 def transport_url(broker: str) -> str:
@@ -90,6 +93,7 @@ class App(faust.App):
             broker_rebalance_timeout=own.rebalance_timeout_ms / 1000,
             broker_heartbeat_interval=own.broker_session_timeout_ms / 5000,
             consumer_group_instance_id=own.instance or None,
+            broker_credentials=Credentials(self.settings.security).faust(),
             table_standby_replicas=own.standby_replicas,
             producer_compression_type=options.pop("producer_compression_type", "zstd"),
             **options,
@@ -138,7 +142,7 @@ class App(faust.App):
         return sync
 
     def run_worker(self, ready: Callable[[], None] | None = None) -> None:
-        """Runs until SIGTERM or SIGINT and drains; raises what ended it otherwise.
+        """Runs until SIGTERM, or SIGINT (raised as KeyboardInterrupt after the drain); raises what ended it otherwise.
 
         `ready` is called once, when the first assignment has its state and its first fetch is on its way.
         """
@@ -149,14 +153,19 @@ class App(faust.App):
         loop = asyncio.get_running_loop()
         self.loop = loop
         self._ready = ready
-        stopping = asyncio.Event()
+        stopping, interrupted = asyncio.Event(), asyncio.Event()
         if handle_signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stopping.set)
+            loop.add_signal_handler(signal.SIGTERM, stopping.set)
+            loop.add_signal_handler(signal.SIGINT, interrupted.set)
         # Starting ends only when every part has started, and a part may be waiting for a topic or a broker: a signal
         # must not wait for that.
         starting = loop.create_task(self.start())
-        waits = [loop.create_task(stopping.wait()), loop.create_task(self._ended(starting))]
+        waits = [
+            loop.create_task(stopping.wait()),
+            loop.create_task(interrupted.wait()),
+            loop.create_task(self._ended(starting)),
+            loop.create_task(self._keep_tokens()),
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -164,8 +173,18 @@ class App(faust.App):
                 task.cancel()
             await asyncio.gather(*waits, starting, return_exceptions=True)
             await asyncio.wait_for(self.stop(), self.settings.app.drain_timeout_ms / 1000)
+            for sync in self.syncs.values():
+                await asyncio.to_thread(sync.close)
         if self.failure is not None:
             raise self.failure
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+    async def _keep_tokens(self) -> None:
+        """Hands the native clients a new token before the old one expires; never returns."""
+        while True:
+            await asyncio.sleep(TOKEN_CHECK_S)
+            await asyncio.to_thread(self.transport.refresh_tokens)
 
     async def _ended(self, starting: asyncio.Task[None]) -> None:
         try:

@@ -111,6 +111,12 @@ class Sync:
         if self._states is not None:
             await asyncio.to_thread(self._states.forget if lost else self._states.drop_pending)
 
+    def close(self) -> None:
+        """The worker has stopped: stores and standby copies go."""
+        self._thread.shutdown(wait=True)
+        if self._states is not None:
+            self._states.close()
+
     async def run(self, stream: AsyncIterable[Chunk]) -> None:
         """The agent's body."""
         async for chunk in stream:

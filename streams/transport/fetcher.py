@@ -98,6 +98,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             raise TransportError("consumer is not started")
         return self._native
 
+    def refresh_token(self) -> None:
+        """Hands the native consumer a current OAUTHBEARER token."""
+        if self._native is not None:
+            self.transport.hand_token(self._native)
+
     # -- assignment -------------------------------------------------------------------------------------------
 
     @override

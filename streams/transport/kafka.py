@@ -74,6 +74,11 @@ class Consumer(ChunkConsumer, driver.Consumer):
         """Whether Faust's table recovery moves this partition's position."""
         return tp.topic in self.app.tables.changelog_topics
 
+    def refresh_tokens(self) -> None:
+        """Gives the fetching and the producing client a current token. Blocks."""
+        self._thread.refresh_token()
+        self.ledger.refresh_token()
+
     async def remember_committed(self, tps: Iterable[TP]) -> None:
         """See `ConsumerThread.remember_committed`."""
         await self._thread.remember_committed(tps)
@@ -258,6 +263,14 @@ class Transport(driver.Transport):
             return self._reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)[1]
         except KafkaError as error:
             raise named(error, f"end of {topic}/{partition}") from error
+
+    def refresh_tokens(self) -> None:
+        """Gives every native client a current token; nothing to do without OAUTHBEARER. Blocks."""
+        if not self.credentials.uses_token:
+            return
+        if self._reader is not None:
+            self.hand_token(self._reader)
+        self.app.consumer.refresh_tokens()
 
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
         """Returns when every topic exists. Faust ignores one that does not, for five minutes, and says OK meanwhile."""
