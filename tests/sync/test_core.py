@@ -487,14 +487,15 @@ class TestSnapshots:
         step = table.process(chunk((b"live", state, []), (b"dead", state, []), (b"dead", None, [])), NOW)
         asked = Resync(requester="billing").SerializeToString()
 
-        requests = chunk(*[(key, asked, []) for key in (b"live", b"live", b"dead", b"unknown")], (None, asked, []))
+        keys = (b"live", b"live", b"dead", b"unknown", None, b"", SCHEMA_KEY)
+        requests = chunk(*[(key, asked, []) for key in keys])
         answers = table.snapshots(requests, NOW + 5)
 
         assert [(Patch.SNAPSHOT, 0, 1), (Patch.DELETE, 0, 2), (Patch.DELETE, 0, 1)] == kinds(answers)
         assert [NOW, NOW, NOW + 5] == [patch.epoch for patch in patches(answers)]
         assert (state, xxh3_64(state)) == (patches(answers)[0].data, patches(answers)[0].digest)
         assert [("resync-for", b"billing")] == answers.patches.headers(0)
-        assert (0, 1) == (len(table.changelog(step.mark, answers.mark)), answers.counts["requests.without-key"])
+        assert (0, 3) == (len(table.changelog(step.mark, answers.mark)), answers.counts["requests.without-key"])
         (created,) = patches(table.process(chunk((b"unknown", state, []), first=9), NOW + 5))
         assert created.epoch > NOW + 5
 
@@ -604,6 +605,23 @@ class TestState:
         written = table.commit(step.mark)
 
         assert {b"a", b"b", SCHEMA_KEY} == {written.key(at) for at in range(len(written))}
+
+    def test_table_over_a_store_asks_for_tombstones_that_are_due(self) -> None:
+        """They are listed with the keys of a chunk, loaded, removed, and returned as null."""
+        table = Table(make_job(), 0, resident=False)
+        table.load([b"d"], [None])
+        written = table.commit(table.process(chunk((b"d", device(), []), (b"d", None, [])), NOW).mark)
+        table.commit(0)
+        store = {written.key(at): written.value(at) for at in range(len(written))}
+        assert [] == table.missing(Records())
+
+        assert 0 == table.process(Records(), NOW + RETENTION_MS).counts["expired"]
+        assert [b"d"] == table.missing(Records())
+        table.load([b"d"], [store[b"d"]])
+        step = table.process(Records(), NOW + RETENTION_MS)
+        gone = table.commit(step.mark)
+
+        assert (1, b"d", None) == (step.counts["expired"], gone.key(0), gone.value(0))
 
     def test_callback_that_raises_fails_the_call_and_leaves_nothing_behind(self) -> None:
         """Its own exception comes out."""

@@ -16,7 +16,7 @@ use crate::envelope::{self, Event, Reason, Refusal, Scratch, ERROR_BYTES_MAX};
 use crate::job::{Canonicalised, Job};
 use crate::patch::{self, PatchHead, SNAPSHOT_MASK};
 use crate::records::{murmur2_partition, Record, Records, RecordsError};
-use crate::row::{Header, Row, RowError, SCHEMA_KEY, TIME_UNKNOWN};
+use crate::row::{Header, Row, RowError, RESERVED_PREFIX, SCHEMA_KEY, TIME_UNKNOWN};
 use crate::table::{Place, Table};
 use crate::wire;
 
@@ -307,7 +307,7 @@ impl SyncTable {
         }
         for record in records.iter() {
             if requests {
-                record.key().into_iter().for_each(|key| note(&self.table, key));
+                requested_key(&record).into_iter().for_each(|key| note(&self.table, key));
                 continue;
             }
             let event = envelope::recognise(&self.job.recognition, &record, &mut self.scratch);
@@ -569,7 +569,7 @@ impl Call<'_> {
     fn request(&mut self, request: &Record<'_>, answered: &mut HashSet<(Vec<u8>, Vec<u8>)>) -> Result<(), Stop> {
         let job = self.job;
         let counts = &mut self.step.counts;
-        let Some(key) = request.key().filter(|key| !key.is_empty()) else {
+        let Some(key) = requested_key(request) else {
             counts.requests_without_key += 1;
             return Ok(());
         };
@@ -852,6 +852,11 @@ fn cut(text: &str, bytes: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+/// The entity key that a request names; nobody's own key is the schema record's.
+fn requested_key<'a>(request: &Record<'a>) -> Option<&'a [u8]> {
+    request.key().filter(|key| !key.is_empty() && !key.starts_with(RESERVED_PREFIX))
 }
 
 /// `requester` of a streams.v1.Resync; None: the value is damaged.
