@@ -94,23 +94,38 @@ class Record:
 class Chunk:
     """Consecutive records of one partition.
 
-    `generation`: the group generation that fetched it; `epoch`: counts the transport's rewinds. A chunk of an older
+    `begin`: the position it was fetched at, where the chunk before it ended; its first record may lie above (compaction,
+    transaction markers). `generation`: the group generation that fetched it; `epoch`: counts the transport's rewinds. A chunk of an older
     epoch must not be committed: its records were, or will be, fetched again.
     """
 
-    __slots__ = ("epoch", "generation", "last", "marks", "outputs", "partition", "pending", "records", "topic")
+    __slots__ = (
+        "begin",
+        "epoch",
+        "finished",
+        "generation",
+        "last",
+        "marks",
+        "outputs",
+        "partition",
+        "records",
+        "topic",
+    )
 
-    def __init__(self, topic: str, partition: int, records: Records, *, generation: int, epoch: int) -> None:
+    def __init__(
+        self, topic: str, partition: int, begin: int, records: Records, *, generation: int, epoch: int
+    ) -> None:
         self.topic = topic
         self.partition = partition
+        self.begin = begin
         self.records = records
         self.generation = generation
         self.epoch = epoch
         self.last = records.last_offset
         self.outputs: list[Output] = []
         self.marks: list[tuple[Participant, int]] = []
-        self.pending = 1
-        """Agents that have not finished it yet."""
+        self.finished = 0
+        """Agents that have finished it."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -193,10 +208,13 @@ class ChunkStream(Stream[Any]):
     async def _chunks(self) -> AsyncGenerator[Any, None]:
         self.enable_acks = False
         async for chunk in super().__aiter__():
-            if chunk.epoch != self.app.consumer.epoch:
+            event = self.current_event
+            if chunk.epoch != self.app.consumer.epoch or event is None:
                 continue
+            # Faust counts the agents that a message went to when it hands it out: the only moment that is certain.
+            readers = event.message.refcount
             yield chunk
-            await self.app.consumer.chunk_done(chunk)
+            await self.app.consumer.chunk_done(chunk, readers)
 
     async def _events(self) -> AsyncGenerator[Any, None]:
         inner = super().__aiter__()

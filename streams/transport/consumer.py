@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from faust.transport import base
 from faust.types import TP, ConsumerMessage
 
-from streams.errors import TransportError
+from streams.errors import StateError, TransportError
 from streams.transport.chunk import Chunk, ChunkSchema
 from streams.transport.pipeline import Ledger, Pipeline, Unit
 
@@ -32,15 +32,11 @@ OrdinaryRecord = tuple["Records", int]
 
 
 class ChunkConductor(base.Conductor):
-    """Knows which topics are delivered in chunks, and how many agents read each."""
+    """Knows which topics are delivered in chunks."""
 
     def is_chunked(self, topic: str) -> bool:
         """Whether any reader of the topic wants chunks. All readers of a topic must want the same."""
         return any(isinstance(channel.schema, ChunkSchema) for channel in self._topic_name_index.get(topic, ()))
-
-    def readers(self, topic: str) -> int:
-        """Agents that will finish each chunk of the topic."""
-        return len(self._topic_name_index.get(topic, ()))
 
 
 class ChunkConsumer:
@@ -55,6 +51,7 @@ class ChunkConsumer:
         """Sets up the pipeline; called once, before the consumer starts."""
         self.epoch = 1
         self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
+        self._next: dict[tuple[str, int], int] = {}  # where the next chunk of a partition begins, in this epoch
         self._working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -75,6 +72,7 @@ class ChunkConsumer:
     async def rewind(self, *, lost: bool) -> None:
         """Drops everything uncommitted. Chunks in agents' hands or queues belong to an older epoch from here on."""
         self.epoch += 1
+        self._next.clear()
         await self._idle.wait()
         self.pipeline.discard()
         for callback in self._rewinds:
@@ -92,11 +90,22 @@ class ChunkConsumer:
             if not self._working:
                 self._idle.set()
 
-    async def chunk_done(self, chunk: Chunk) -> None:
-        """An agent has finished the chunk; the last one hands it to the pipeline."""
-        chunk.pending -= 1
-        if chunk.pending or chunk.epoch != self.epoch:
+    async def chunk_done(self, chunk: Chunk, readers: int) -> None:
+        """An agent has finished the chunk; the last of its `readers` hands it to the pipeline.
+
+        A chunk of an older epoch is dropped: a rewind has happened, and its records are read again.
+        """
+        chunk.finished += 1
+        if chunk.finished < readers or chunk.epoch != self.epoch:
             return
+        where = (chunk.topic, chunk.partition)
+        expected = self._next.get(where, chunk.begin)
+        if chunk.begin != expected:
+            raise StateError(
+                f"{chunk.topic} partition {chunk.partition}: a chunk that begins at {chunk.begin} was finished after one "
+                f"that ends at {expected}; chunks are finished in order, by agents with concurrency 1"
+            )
+        self._next[where] = chunk.last + 1
         await self.pipeline.submit(chunk)
 
     async def on_unit_committed(self, unit: Unit) -> None:
@@ -113,7 +122,6 @@ class ChunkConsumer:
         made: Any = ConsumerMessage  # takes what Faust's types do not know: a chunk as value, headers without one
         message: ConsumerMessage
         if isinstance(record, Chunk):
-            record.pending = self.app.topics.readers(record.topic)
             message = made(
                 record.topic, record.partition, record.last, 0.0, 0, [], None, record, None, 0, len(record), tp,
                 generation_id=record.generation,
@@ -160,10 +168,10 @@ class ChunkConsumer:
     def on_buffer_drop(self, tp: TP) -> None:
         """See `on_buffer_full`."""
 
-    def split(self, tp: TP, records: Records, generation: int, epoch: int) -> list[Any]:
-        """A fetched run in the form its topic's readers want: one chunk, or single records."""
+    def split(self, tp: TP, begin: int, records: Records, generation: int, epoch: int) -> list[Any]:
+        """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records."""
         if self.app.topics.is_chunked(tp.topic):
-            return [Chunk(tp.topic, tp.partition, records, generation=generation, epoch=epoch)]
+            return [Chunk(tp.topic, tp.partition, begin, records, generation=generation, epoch=epoch)]
         return [(records, index) for index in range(len(records))]
 
 

@@ -147,8 +147,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         with consumer._fetcher._subscriptions.fetch_context():
             runs = await self._run(self._fetch, wanted)
         out: dict[TP, list[Any]] = {}
-        for tp, records in self._accept(runs):
-            out[tp] = self.consumer.split(tp, records, generation, epoch)
+        for tp, begin, records in self._accept(runs):
+            out[tp] = self.consumer.split(tp, begin, records, generation, epoch)
         return out
 
     def _fetch(self, wanted: set[TP]) -> list[tuple[str, int, Records, int]]:
@@ -165,7 +165,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 ) from error
             raise named(error, "fetch") from error
 
-    def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, Records]]:
+    def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, int, Records]]:
         """Drops what a seek or a rebalance overtook, and moves the positions."""
         accepted = []
         with self._lock:
@@ -176,8 +176,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 if end >= 0:
                     self.ends[tp] = end
                 if len(records):
+                    accepted.append((tp, self._positions[tp], records))
                     self._positions[tp] = records.last_offset + 1
-                    accepted.append((tp, records))
         return accepted
 
     # -- positions --------------------------------------------------------------------------------------------
