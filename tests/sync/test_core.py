@@ -398,7 +398,7 @@ class TestKeys:
         wrong = next(key for key in keys if murmur2_partition(key, 4) == 3)
         table = make_table(partitions=4, key="field:serial")
 
-        events = [(b"ignored", device(serial=key.decode()), []) for key in (right, wrong)]
+        events: list[Event] = [(b"ignored", device(serial=key.decode()), []) for key in (right, wrong)]
         step = table.process(chunk(*events), NOW)
 
         assert step.fatal is not None

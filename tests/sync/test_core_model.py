@@ -256,7 +256,7 @@ class SyncMachine(RuleBasedStateMachine):
         if key == SCHEMA_KEY:
             assert b"S" + SCHEMA.field_table_bytes == value
             return
-        row, found = rows[key], decode_row(value or b"")
+        row, found = rows[key], dict(decode_row(value or b""))
         expected: dict[str, Any] = {
             "revision": row.revision,
             "offset": row.offset,
