@@ -14,19 +14,17 @@ from typing import Any
 import aiokafka
 from aiokafka.errors import KafkaError as ProtocolError
 from faust.exceptions import ProducerSendError
-from faust.streams import current_event
 from faust.transport.drivers import aiokafka as driver
-from faust.types import TP, RecordMetadata
+from faust.types import TP
 from typing_extensions import override
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
-from streams.clock import SYSTEM_CLOCK
 from streams.errors import TransportError
 from streams.options import Settings
-from streams.transport.chunk import Chunk
 from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics
 from streams.transport.credentials import Credentials
 from streams.transport.fetcher import ConsumerThread
+from streams.transport.joining import join_chunk
 from streams.transport.ledger import KafkaLedger, named
 from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink, read_to_end, tail_config
@@ -121,7 +119,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
 
     @override
     async def on_unit_committed(self, unit: Unit) -> None:
-        self.last_progress_at = SYSTEM_CLOCK.monotonic_s()
+        self.pace.finished(unit.positions)
         if not self.ledger.exactly_once and unit.generation == self.app.consumer_generation_id:
             await self._commit({TP(*where): offset for where, offset in unit.positions.items()})
 
@@ -173,14 +171,10 @@ class Producer(driver.Producer):
         *,
         transactional_id: str | None = None,
     ) -> Any:
-        if not join_chunk(topic, key, value, partition, timestamp, headers):
-            return await super().send(
-                topic, key, value, partition, timestamp, headers, transactional_id=transactional_id
-            )
-        sent: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
-        # The offset is known only after the chunk's transaction: -1 says so.
-        sent.set_result(RecordMetadata(topic, partition or 0, TP(topic, partition or 0), -1))
-        return sent
+        joined = join_chunk(topic, key, value, partition, timestamp, headers)
+        if joined is not None:
+            return joined
+        return await super().send(topic, key, value, partition, timestamp, headers, transactional_id=transactional_id)
 
     @override
     async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
@@ -188,26 +182,6 @@ class Producer(driver.Producer):
             return await (await self.send(*args, **kwargs))
         except ProtocolError as error:
             raise ProducerSendError(f"Error while sending: {error!r}") from error
-
-
-def join_chunk(
-    topic: str, key: bytes | None, value: bytes | None, partition: int | None, timestamp: float | None, headers: Any
-) -> bool:
-    """Adds a send to the chunk that the current agent works on; False outside of chunk agents."""
-    event = current_event()
-    chunk = getattr(event, "value", None)
-    if not isinstance(chunk, Chunk):
-        return False
-    items = headers.items() if isinstance(headers, Mapping) else headers or ()
-    chunk.send(
-        topic,
-        key=key,
-        value=value,
-        headers=list(items),
-        partition=-1 if partition is None else partition,
-        timestamp_ms=int(timestamp * 1000) if timestamp else -1,
-    )
-    return True
 
 
 class Transport(driver.Transport):

@@ -1,0 +1,149 @@
+"""Faust's producer on the durable local log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+from faust.transport import base
+from faust.types import TP, RecordMetadata
+from typing_extensions import override
+
+from streams._native import Records
+from streams.errors import TransportError
+from streams.transport.chunk import Output
+from streams.transport.joining import header_list, join_chunk
+from streams.transport.worker_log import WorkerLog
+
+__all__ = ["Producer"]
+
+SENDS_QUEUED_MAX = 10_000
+"""Ordinary sends waiting for the log: as many as one append can take in a few milliseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class _Sending:
+    """An ordinary send that waits for its append."""
+
+    output: Output
+    sent: asyncio.Future[RecordMetadata]
+
+
+class Producer(base.Producer):
+    """Faust's producer; a send from an agent that works on a chunk joins the chunk's transaction.
+
+    Sends are appended in a thread, in their order, as many at once as came while the last append was under way.
+    """
+
+    transport: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._queue: deque[_Sending] = deque()
+        self._room = asyncio.Condition()
+        self._writing: asyncio.Task[None] | None = None
+        self._opened = False
+
+    @override
+    async def on_start(self) -> None:
+        await self.transport.open()
+        self._opened = True
+        await super().on_start()
+
+    @override
+    async def on_stop(self) -> None:
+        if self._opened:
+            await self._written()
+            await self.transport.close()
+
+    @override
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> Any:
+        joined = join_chunk(topic, key, value, partition, timestamp, headers)
+        if joined is not None:
+            return joined
+        records = Records()
+        records.append(key, value, header_list(headers), int(timestamp * 1000) if timestamp else -1)
+        loop = asyncio.get_running_loop()
+        sending = _Sending(Output(topic, -1 if partition is None else partition, records), loop.create_future())
+        async with self._room:
+            await self._room.wait_for(lambda: len(self._queue) < SENDS_QUEUED_MAX)
+        self._queue.append(sending)
+        if self._writing is None:
+            self._writing = loop.create_task(self._write(), name="embedded-sends")
+        return sending.sent
+
+    async def _write(self) -> None:
+        try:
+            while self._queue:
+                batch = list(self._queue)
+                self._queue.clear()
+                outcomes = await asyncio.to_thread(self._append, [sending.output for sending in batch])
+                for sending, outcome in zip(batch, outcomes, strict=True):
+                    if sending.sent.done():
+                        continue
+                    if isinstance(outcome, TransportError):
+                        sending.sent.set_exception(outcome)
+                    else:
+                        sending.sent.set_result(outcome)
+                async with self._room:
+                    self._room.notify_all()
+        finally:
+            self._writing = None
+
+    def _append(self, outputs: list[Output]) -> list[RecordMetadata | TransportError]:
+        """Appends single records; where that fails each by itself, so that none fails for another's sake."""
+        log: WorkerLog = self.transport.log
+        try:
+            placed = [
+                Output(topic, log.partition(topic, records.key(0)) if partition < 0 else partition, records)
+                for topic, partition, records in outputs
+            ]
+            batches = log.spread(placed)
+            ends = log.append(batches)
+        except TransportError as error:
+            return [error] if len(outputs) == 1 else [self._append([output])[0] for output in outputs]
+        last = {(topic, partition): end for (topic, partition, _), end in zip(batches, ends, strict=True)}
+        left = Counter((topic, partition) for topic, partition, _ in placed)
+        outcomes: list[RecordMetadata | TransportError] = []
+        for topic, partition, _ in placed:
+            left[topic, partition] -= 1
+            offset = last[topic, partition] - left[topic, partition]
+            outcomes.append(RecordMetadata(topic, partition, TP(topic, partition), offset))
+        return outcomes
+
+    @override
+    async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
+        return await (await self.send(*args, **kwargs))
+
+    async def _written(self) -> None:
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    @override
+    async def flush(self) -> None:
+        await self.buffer.flush()
+        await self._written()
+
+    @override
+    async def create_topic(self, topic: str, partitions: int, replication: int, **options: Any) -> None:
+        await self.transport.declare(topic, partitions, **options)
+
+    @override
+    def key_partition(self, topic: str, key: bytes) -> TP:
+        return TP(topic, self.transport.log.partition(topic, key))
+
+    @override
+    def supports_headers(self) -> bool:
+        return True
