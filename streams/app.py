@@ -175,8 +175,10 @@ class App(faust.App):
             await asyncio.wait_for(self.stop(), self.settings.app.drain_timeout_ms / 1000)
             for sync in self.syncs.values():
                 await asyncio.to_thread(sync.close)
-        if self.failure is not None:
-            raise self.failure
+        # A part that crashed takes its parents with it without asking them: mode keeps the reason in each of them.
+        failure = self.failure or self._crash_reason
+        if failure is not None:
+            raise failure
         if interrupted.is_set():
             raise KeyboardInterrupt
 
