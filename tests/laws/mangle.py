@@ -122,7 +122,7 @@ def nested(item: Record, field: FieldDescriptor | None, random: Random) -> bytes
     """Another way inside a nested message."""
     if field is None or field.message_type is None:
         return None
-    inner = random.choice([way for name, way in sorted(WAYS.items()) if name != "nested"])
+    inner = random.choice([way for name, way in sorted(WAYS.items()) if name not in ("nested", "flipped")])
     return record(item.number, item.wire_type, inner(list(records(item.value)), field.message_type, random))
 
 
@@ -268,6 +268,15 @@ def cut(items: list[Record], descriptor: Descriptor, random: Random) -> bytes:
     return data[: -random.randint(1, 4)]
 
 
+def flipped(items: list[Record], descriptor: Descriptor, random: Random) -> bytes:
+    """A few bytes that are others."""
+    data = bytearray(b"".join(item.raw for item in items))
+    for _ in range(random.choice([1, 1, 2, 5])):
+        if data:
+            data[random.randrange(len(data))] = random.choice([random.randrange(256), 0xFF, 0x80, 0])
+    return bytes(data)
+
+
 def field_zero(descriptor: Descriptor, random: Random) -> bytes:
     """A field number that does not exist."""
     return random.choice([b"\0\0", b"\x02\0", b"\x07", b"\x0e"])
@@ -296,6 +305,7 @@ WAYS: dict[str, Way] = {
     "unknown": inserted(unknown),
     "unknown last": inserted(unknown, last=True),
     "cut": cut,
+    "flipped": flipped,
     "field zero": inserted(field_zero),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import xxhash
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from hypothesis import given
@@ -30,14 +31,17 @@ def canonical(name: str, message: Message) -> bytes:
     return found
 
 
-def has_plain_tail(name: str, data: bytes) -> bool:
-    """Whether the unknown fields at top level have numbers that no known field has."""
-    descriptor = descriptor_of(message_class(name))
-    return all(
-        reference.is_known(descriptor.fields_by_number.get(record.number), record)
-        or record.number not in descriptor.fields_by_number
-        for record in reference.records(data)
-    )
+def has_plain_tails(descriptor: Descriptor, data: bytes) -> bool:
+    """Whether unknown fields, at any level, have numbers that no known field has."""
+    for record in reference.records(data):
+        field = descriptor.fields_by_number.get(record.number)
+        if field is None:
+            continue
+        if not reference.is_known(field, record):
+            return False
+        if field.message_type is not None and not has_plain_tails(field.message_type, record.value):
+            return False
+    return True
 
 
 @law
@@ -70,8 +74,8 @@ def test_canonical_form_of_any_encoding(given_as: tuple[str, Message], way: str,
         return
     if kernel.native.is_canonical(found):
         assert found == wanted
-    if has_plain_tail(name, wanted):
-        assert kernel.native.is_canonical(wanted) or way in ("nested", "odd entry")
+    if has_plain_tails(descriptor_of(message_class(name)), wanted):
+        assert kernel.native.is_canonical(wanted)
 
 
 @law
@@ -94,7 +98,8 @@ def test_apply_after_diff_is_the_new_state(given_as: tuple[str, list[Message]]) 
 def stock(name: str, old: bytes, difference: reference.Difference) -> bytes | None:
     """What the FieldMask of Protobuf's own library makes of a difference, both replace options set.
 
-    None where it gives up: it moves text as Python's, so proto2 text that is no UTF-8 stops it.
+    None where it gives up: it moves text as Python's, so proto2 text that is no UTF-8 stops it. It also moves numbers as
+    Python's, which makes a signalling NaN of 32 bits a quiet one; flipped bits make some, so they are left out.
     """
     cls = message_class(name)
     message = cls.FromString(old)
@@ -160,7 +165,8 @@ def test_diff_of_any_encoding(given_as: tuple[str, list[Message]], way: str, see
     if difference.change != "snapshot":
         assert kernel.native.apply(old, difference.paths, difference.data) == raw
         assert reference.apply(cls, old, difference.paths, difference.data) == raw
-        assert stock(name, old, difference) in (raw, None)
+        if way != "flipped":
+            assert stock(name, old, difference) in (raw, None)
 
 
 @law
@@ -178,7 +184,8 @@ def test_diff_between_odd_states(given_as: tuple[str, list[Message]], way: str, 
     if difference.change != "snapshot":
         assert kernel.native.apply(old, difference.paths, difference.data) == new
         assert reference.apply(cls, old, difference.paths, difference.data) == new
-        assert stock(name, old, difference) in (new, None)
+        if "flipped" not in (way, other_way):
+            assert stock(name, old, difference) in (new, None)
 
 
 @law
