@@ -48,10 +48,12 @@ class SyncTopics:
     def plans(self, record_bytes_max: int) -> list[TopicPlan]:
         """What has to exist beside the source."""
         room = {"max.message.bytes": str(record_bytes_max + HEADER_ROOM_BYTES)}
+        # Retention counts from a record's timestamp: that of an old event would be over before anybody reads its patch.
+        kept = {"message.timestamp.type": "LogAppendTime"}
         return [
-            TopicPlan(self.output, room),
-            TopicPlan(self.resync, {"retention.ms": str(DAY_MS)}),
-            TopicPlan(self.dead_letters, {**room, "retention.ms": str(LETTER_RETENTION_DAYS * DAY_MS)}),
+            TopicPlan(self.output, {**room, **kept}),
+            TopicPlan(self.resync, {**kept, "retention.ms": str(DAY_MS)}),
+            TopicPlan(self.dead_letters, {**room, **kept, "retention.ms": str(LETTER_RETENTION_DAYS * DAY_MS)}),
             TopicPlan(self.changelog, {**room, "cleanup.policy": "compact"}),
         ]
 
