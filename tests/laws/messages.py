@@ -120,6 +120,8 @@ def fill(draw: st.DrawFn, message: Message, depth: int) -> None:
 def change(draw: st.DrawFn, message: Message, depth: int) -> None:
     """Change a few fields: clear, set, add, drop a map entry or a list item, or go into a nested message."""
     fields = [f for f in message.DESCRIPTOR.fields if depth < DEPTH_MAX or f.message_type is None]
+    if not fields:
+        return
     present = [field for field, _ in message.ListFields() if not field.is_extension and field in fields]
     nested = [field for field in present if is_single_message(field)]
     for field in draw(st.lists(st.sampled_from(fields + present * 2 + nested * 6), min_size=1, max_size=3)):

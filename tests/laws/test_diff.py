@@ -98,8 +98,8 @@ def test_apply_after_diff_is_the_new_state(given_as: tuple[str, list[Message]]) 
 def stock(name: str, old: bytes, difference: reference.Difference) -> bytes | None:
     """What the FieldMask of Protobuf's own library makes of a difference, both replace options set.
 
-    None where it gives up: it moves text as Python's, so proto2 text that is no UTF-8 stops it. Numbers it moves so too,
-    which makes a signalling NaN of 32 bits a quiet one; flipped bits make some, so they are left out.
+    None where it gives up: it moves text as Python's, so proto2 text that is no UTF-8 stops it. It moves numbers as
+    Python's too, which makes a signalling NaN of 32 bits a quiet one; flipped bits make some, so they are left out.
     """
     cls = message_class(name)
     message = cls.FromString(old)
