@@ -19,6 +19,8 @@ from streams import settings as settings_room
 from streams._native import Job
 from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
+from streams.observe.health import Health
+from streams.observe.metrics import Metrics
 from streams.options import Settings, SyncSettings
 from streams.state.changelog import RestoreReport
 from streams.state.table import States
@@ -100,6 +102,9 @@ class App(faust.App):
         )
         self.on_rebalance_complete.connect(self._restore)
         self._ready: Callable[[], None] | None = None
+        self.health = Health(self, own.progress_timeout_ms)
+        self.health.mount()
+        Metrics(self, self.health).mount()
         self.failure: BaseException | None = None
         """What ended the worker, where something did."""
 
@@ -197,9 +202,16 @@ class App(faust.App):
         await self.wait_until_stopped()
 
     @override
+    def on_rebalance_start(self) -> None:
+        """Faust's own hook: partitions are about to change hands."""
+        self.health.assigned = False
+        super().on_rebalance_start()
+
+    @override
     def on_rebalance_end(self) -> None:
         """Faust's own hook: streams go on, state is restored."""
         super().on_rebalance_end()
+        self.health.assigned = True
         ready, self._ready = self._ready, None
         if ready is not None:
             ready()
@@ -214,6 +226,7 @@ class App(faust.App):
         self.transport.before_subscribe.append(self._declare)
         for sync in self.syncs.values():
             self.consumer.on_rewind(sync.rewind)
+        self.add_future(self.health.watch())
         await super().on_start()
 
     def _declare(self, admin: Any, existing: Mapping[str, int]) -> Iterable[str]:

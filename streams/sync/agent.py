@@ -85,6 +85,11 @@ class Sync:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{topics.source}")
 
     @property
+    def has_states(self) -> bool:
+        """Whether the source's partition count is known, and `states` with it."""
+        return self._states is not None
+
+    @property
     def states(self) -> States:
         """State of the partitions this worker owns; set up once the source's partition count is known."""
         if self._states is None:

@@ -1,0 +1,113 @@
+"""Health of a worker: /livez by progress, /readyz by assignment and restored state, and the stall rule.
+
+Faust's own page says OK whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from streams.clock import SYSTEM_CLOCK, Clock
+from streams.errors import StallError, TransportError
+from streams.transport.progress import Place, Progressing, Stalled, Verdict, Waiting, Watch
+
+__all__ = ["Health"]
+
+LOOKS_PER_TIMEOUT = 4
+LOOK_PAUSE_MAX_S = 5.0
+"""Between two looks: often enough to end within a quarter of the timeout, rare enough to cost the broker nothing."""
+SERVICE_UNAVAILABLE = 503
+
+
+class Health:
+    """Looks at the worker's partitions now and then, and remembers what it saw."""
+
+    def __init__(self, app: Any, timeout_ms: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._app = app
+        self._timeout_ms = timeout_ms
+        self._clock = clock
+        self._watch = Watch(timeout_ms / 1000)
+        self._unreachable: dict[str, str] = {}
+        self.assigned = False
+        """Whether partitions are assigned and their state is restored; the app says so."""
+        self.places: tuple[Place, ...] = ()
+        """The assigned partitions at the last look."""
+        self.verdict: Verdict = Progressing()
+        """What the last look came to."""
+
+    def mount(self) -> None:
+        """Adds /livez and /readyz to the worker's web server."""
+
+        async def livez(view: Any, request: Any) -> Any:
+            stalled = isinstance(self.verdict, Stalled)
+            return view.json(self.report(), status=SERVICE_UNAVAILABLE if stalled else 200)
+
+        async def readyz(view: Any, request: Any) -> Any:
+            reasons = self.reasons()
+            ready = not reasons
+            status = 200 if ready else SERVICE_UNAVAILABLE
+            return view.json({"ready": ready, "reasons": reasons, "partitions": len(self.places)}, status=status)
+
+        self._app.page("/livez")(livez)
+        self._app.page("/readyz")(readyz)
+
+    def reasons(self) -> dict[str, str]:
+        """Why this worker is not ready, by what it waits for; empty: it is ready."""
+        reasons = {**self._unreachable, **self._app.transport.reasons}
+        if not self.assigned:
+            reasons.setdefault("assignment", "waiting for partitions")
+        return reasons
+
+    def report(self) -> dict[str, Any]:
+        """How it goes: progressing, waiting (and for what) or stalled (and where), and the records still to do."""
+        verdict = self.verdict
+        said: dict[str, Any] = {"progress": type(verdict).__name__.lower(), "lag": sum(p.lag for p in self.places)}
+        if isinstance(verdict, Waiting):
+            said["reasons"] = dict(verdict.reasons)
+        if isinstance(verdict, Stalled):
+            said |= {"topic": verdict.topic, "partition": verdict.partition}
+        return said
+
+    async def watch(self) -> None:
+        """Looks until the worker stops. StallError ends it where a topic stands still without a reason."""
+        pause_s = min(LOOK_PAUSE_MAX_S, self._timeout_ms / 1000 / LOOKS_PER_TIMEOUT)
+        while not self._app.should_stop:
+            await asyncio.sleep(pause_s)
+            if not self.assigned:
+                # What moves then is the group; each topic has the whole timeout again afterwards.
+                self._watch = Watch(self._watch.timeout_s)
+                continue
+            await self.look()
+            if isinstance(self.verdict, Stalled):
+                raise self._stall(self.verdict)
+
+    async def look(self) -> None:
+        """Asks for the ends of the assigned partitions and judges what moved since the last look."""
+        consumer, transport = self._app.consumer, self._app.transport
+        watched = [tp for tp in consumer.assignment() if self._is_watched(tp)]
+        before, self._unreachable = self._unreachable, {}
+        try:
+            ends = await asyncio.to_thread(lambda: {tp: transport.log_end(tp.topic, tp.partition) for tp in watched})
+        except TransportError as error:
+            self._unreachable = before or {"broker": f"unreachable: {error}"}
+            ends = {}
+        places = []
+        for tp, end in ends.items():
+            done, fetched = consumer.pace.done.get(tp), await consumer.position(tp)
+            places.append(Place(tp.topic, tp.partition, done, fetched, consumer.highwater(tp), end))
+        self.places = tuple(places)
+        reasons = {**self._unreachable, **transport.reasons}
+        self.verdict = self._watch.observe(self._clock.monotonic_s(), places, consumer.pace.steps(), reasons)
+
+    def _is_watched(self, tp: Any) -> bool:
+        """Changelogs of Faust's tables have Faust's recovery; a topic without acknowledgements has no progress."""
+        topics = self._app.topics
+        if tp.topic in self._app.tables.changelog_topics:
+            return False
+        return bool(topics.is_chunked(tp.topic) or topics.acks_enabled_for(tp.topic))
+
+    def _stall(self, stalled: Stalled) -> StallError:
+        place = next(p for p in self.places if (p.topic, p.partition) == (stalled.topic, stalled.partition))
+        last_step = self._app.consumer.pace.last_step(place.topic, place.partition, place.fetched)
+        return StallError(stalled.topic, stalled.partition, self._timeout_ms, stalled.lag, last_step)

@@ -1,0 +1,158 @@
+"""/metrics in Prometheus' text format: `streams_*`, base units, labels topic, partition and reason; never a key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from streams.observe.health import Health
+from streams.transport.progress import Stalled
+
+__all__ = ["COUNTERS", "Metrics"]
+
+
+class Counter(NamedTuple):
+    """A counter of the kernel as a metric; `reason` is a label's value."""
+
+    name: str
+    help: str
+    reason: str = ""
+
+
+WITHOUT_PATCH = ("streams_events_without_patch", "Applied events that changed nothing worth a patch")
+DROPPED = ("streams_events_dropped", "Events that were seen before, by what gave them away")
+CANONICALISED = (
+    "streams_messages_canonicalised",
+    "Messages that came in another than the canonical form, by who mended them",
+)
+REFUSED = ("streams_requests_refused", "Snapshot requests that could not be answered here")
+
+COUNTERS = {
+    "events": Counter("streams_events", "Source records processed"),
+    "patches": Counter("streams_patches", "Patches produced"),
+    "snapshots": Counter("streams_patches_snapshot", "Patches that carry the whole message"),
+    "deltas": Counter("streams_patches_delta", "Patches that carry changed fields"),
+    "deletes": Counter("streams_patches_delete", "Patches that end an entity"),
+    "unchanged": Counter(*WITHOUT_PATCH, "unchanged"),
+    "ignored": Counter(*WITHOUT_PATCH, "ignored"),
+    "delete-unknown": Counter(*WITHOUT_PATCH, "delete-unknown"),
+    "dropped.offset": Counter(*DROPPED, "offset"),
+    "dropped.id": Counter(*DROPPED, "id"),
+    "dropped.sequence": Counter(*DROPPED, "sequence"),
+    "fallback.native": Counter(*CANONICALISED, "native"),
+    "fallback.upb": Counter(*CANONICALISED, "upb"),
+    "non-canonical": Counter(
+        "streams_messages_non_canonical", "Messages without a canonical form, sent without a digest"
+    ),
+    "stuck-keys": Counter("streams_keys_stuck", "Keys that dropped 100 events in a row"),
+    "value_bytes": Counter("streams_event_bytes", "Bytes of the source records' values"),
+    "message_bytes": Counter("streams_message_bytes", "Bytes of the messages in them"),
+    "patch_bytes": Counter("streams_patch_bytes", "Bytes of the patches, uncompressed"),
+    "rows": Counter("streams_rows_changed", "Rows written to the changelog"),
+    "expired": Counter("streams_tombstones_expired", "Rows of deleted keys removed after their retention"),
+    "requests.without-key": Counter(*REFUSED, "without-key"),
+    "requests.foreign": Counter(*REFUSED, "foreign"),
+    "requests.damaged": Counter(*REFUSED, "damaged"),
+    "sequence-resets": Counter("streams_sequences_reset", "Keys whose sequences were forgotten on request"),
+}
+"""The kernel's counters by its names. Counters `dead.REASON` become streams_dead_letters_total."""
+
+
+class Metrics(Collector):
+    """Reads the worker's numbers when it is asked for them; nothing is counted twice for it."""
+
+    def __init__(self, app: Any, health: Health) -> None:
+        self._app = app
+        self._health = health
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def mount(self) -> None:
+        """Adds /metrics to the worker's web server."""
+
+        async def metrics(view: Any, request: Any) -> Any:
+            # In a thread: a table that works on a chunk has its lock for as long.
+            body = await asyncio.to_thread(generate_latest, self._registry)
+            return view.bytes(body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+        self._app.page("/metrics")(metrics)
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing: names and labels are known when there is something to collect."""
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        """Everything there is, as it is now."""
+        yield from self._worker()
+        yield from self._partitions()
+        yield from self._transactions()
+        yield from counters({topic: dict(sync.counts) for topic, sync in self._app.syncs.items()})
+        yield from self._syncs()
+
+    def _worker(self) -> Iterator[Any]:
+        reasons = self._health.reasons()
+        yield GaugeMetricFamily("streams_ready", "1 where the worker has its partitions and their state", not reasons)
+        stalled = isinstance(self._health.verdict, Stalled)
+        yield GaugeMetricFamily("streams_stalled", "1 where a topic stands still without a reason", stalled)
+        waiting = GaugeMetricFamily("streams_waiting", "1 for each declared reason to wait", labels=["reason"])
+        for reason in reasons:
+            waiting.add_metric([reason], 1)
+        yield waiting
+
+    def _partitions(self) -> Iterator[Any]:
+        lag = GaugeMetricFamily(
+            "streams_lag_records", "Records up to the last stable offset", labels=["topic", "partition"]
+        )
+        for place in self._health.places:
+            lag.add_metric([place.topic, str(place.partition)], place.lag)
+        yield lag
+
+    def _transactions(self) -> Iterator[Any]:
+        ledger = self._app.consumer.ledger
+        yield CounterMetricFamily("streams_transactions", "Transactions committed", ledger.transactions)
+        for step, seconds in dict(ledger.seconds).items():
+            yield CounterMetricFamily(
+                f"streams_transaction_{step}_seconds", f"Time spent in the step {step} of transactions", seconds
+            )
+
+    def _syncs(self) -> Iterator[Any]:
+        kernel = CounterMetricFamily("streams_kernel_seconds", "Time spent in the kernel", labels=["topic"])
+        restore = GaugeMetricFamily("streams_restore_seconds", "How long the last restore took", labels=["topic"])
+        rows = GaugeMetricFamily("streams_rows", "Rows in memory, of deleted keys too", labels=["topic", "partition"])
+        size = GaugeMetricFamily("streams_state_bytes", "Memory of the rows", labels=["topic", "partition"])
+        restored = GaugeMetricFamily(
+            "streams_restored_rows", "Rows read from the changelog at the last restore", labels=["topic", "partition"]
+        )
+        for topic, sync in self._app.syncs.items():
+            kernel.add_metric([topic], sync.kernel_seconds)
+            if not sync.has_states:
+                continue
+            restore.add_metric([topic], sync.states.restore_seconds)
+            for state in sync.states:
+                labels = [topic, str(state.partition)]
+                rows.add_metric(labels, len(state.table))
+                size.add_metric(labels, state.table.nbytes)
+                restored.add_metric(labels, state.restored)
+        yield from (kernel, restore, rows, size, restored)
+
+
+def counters(by_topic: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetricFamily]:
+    """The kernel's counters of each topic. One that nobody named here is shown under the kernel's own name."""
+    families: dict[str, CounterMetricFamily] = {}
+    for topic, counts in by_topic.items():
+        for name, count in counts.items():
+            if name.startswith("dead."):
+                reason = name.removeprefix("dead.")
+                counter = Counter("streams_dead_letters", "Records that could not be processed, by reason", reason)
+            else:
+                own = "streams_" + "".join(letter if letter.isalnum() else "_" for letter in name)
+                counter = COUNTERS.get(name) or Counter(own, f"The kernel's counter {name}")
+            labels = ["topic", "reason"] if counter.reason else ["topic"]
+            family = families.setdefault(counter.name, CounterMetricFamily(counter.name, counter.help, labels=labels))
+            family.add_metric([topic, counter.reason] if counter.reason else [topic], count)
+    yield from families.values()
