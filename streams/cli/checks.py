@@ -55,6 +55,7 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield from _changelog(topics, facts)
         yield from _sizes(topics, settings, facts)
         yield from _retention(sync, topics, facts)
+        yield from _timestamps(topics, facts)
         yield from _schema(sync, facts)
         yield from _clock(sync, facts)
     if facts.disk_free_bytes < DISK_FREE_BYTES_MIN:
@@ -113,6 +114,18 @@ def _retention(sync: SyncSettings, topics: SyncTopics, facts: Facts) -> Iterator
                 f"sync {sync.source}: tombstone_retention_ms",
                 f"{sync.tombstone_retention_ms} while {name} keeps {kept}",
                 "at least as long", "an event from before a delete could bring the key back: raise it, or keep less",
+            )  # fmt: skip
+
+
+def _timestamps(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
+    """Retention by the event's time would remove the patch of an old event at once."""
+    for name in (topics.output, topics.dead_letters):
+        found = facts.topics.get(name)
+        kind = found.config.get("message.timestamp.type", "LogAppendTime") if found else "LogAppendTime"
+        if found and kind != "LogAppendTime" and (found.number("retention.ms") or 0) > 0:
+            yield Finding(
+                f"topic {name}", f"message.timestamp.type={kind}", "LogAppendTime",
+                "retention would count from the event's time, and remove what is old but was just written",
             )  # fmt: skip
 
 

@@ -126,7 +126,9 @@ def _read_kafka(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]
             for run in runs:
                 if len(run.records):
                     yield run.partition, run.records
-                if run.end >= 0 or (len(run.records) and run.records.last_offset + 1 >= ends[run.partition]):
+                # An end that was reported before the last records were visible is not the end as of now.
+                reached = max(run.end, run.records.last_offset + 1)
+                if reached >= ends.get(run.partition, 0):
                     waiting.discard(run.partition)
     finally:
         reader.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from streams._native import SCHEMA_KEY, decode_row
+from streams._native import SCHEMA_KEY, decode_row, xxh3_64
 from streams.client.held import HeldStates
 from streams.errors import Finding
 
@@ -60,10 +60,10 @@ def compare(source: str, rows: Mapping[tuple[int, bytes], bytes], held: HeldStat
     findings = [
         _finding(f"{source}: changelog", damaged, "damaged rows", "rows of this release",
                  f"streams state rebuild {source} --from-source"),
-        _finding(f"{source}: patches", behind, "keys whose last revision has no patch", "a patch for every revision",
-                 f"retention removed it, or it was lost: streams state snapshot {source} --all"),
-        _finding(f"{source}: patches", stale, "keys with a gap in their patches", "every revision from a snapshot on",
-                 f"retention cut it off, or it was lost: streams state snapshot {source} --all"),
+        _finding(f"{source}: patches", behind, "keys whose patches stop before the stored revision", "all revisions",
+                 f"retention removed one, or one was lost: streams state snapshot {source} --all"),
+        _finding(f"{source}: patches", stale, "keys with a patch without its digest", "patches that prove themselves",
+                 f"a patch was damaged: streams state snapshot {source} --all"),
         _finding(f"{source}: state", different, "keys whose patches lead to another state", "the stored one",
                  f"streams state rebuild {source} --from-source, and tell us"),
     ]  # fmt: skip
@@ -72,8 +72,6 @@ def compare(source: str, rows: Mapping[tuple[int, bytes], bytes], held: HeldStat
 
 
 def _finding(place: str, keys: list[bytes], what: str, wanted: str, cure: str) -> Finding | None:
-    from streams._native import xxh3_64
-
     if not keys:
         return None
     named = ", ".join(f"{xxh3_64(key):016x}" for key in keys[:KEYS_NAMED_MAX])

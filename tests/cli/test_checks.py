@@ -51,6 +51,8 @@ def test_what_is_sound_is_left_alone() -> None:
          "topic fleet-devices-changelog", "cleanup.policy=delete"),
         (broken(devices_dlq=TopicFacts(4, {"max.message.bytes": "1048588"})), "topic devices.dlq", "1114112"),
         (broken(devices=TopicFacts(4, {"retention.ms": "-1"})), "sync devices: tombstone_retention_ms", "for ever"),
+        (broken(devices_dlq=TopicFacts(4, {**ROOM, "retention.ms": "1", "message.timestamp.type": "CreateTime"})),
+         "topic devices.dlq", "CreateTime"),
         (dataclasses.replace(FACTS, disk_free_bytes=1 << 20), "disk of ./data", "1 MiB free"),
         (dataclasses.replace(FACTS, newest_ms={"devices": 1_700_000_100_000}), "clock, seen in devices",
          "100000 ms ahead"),
