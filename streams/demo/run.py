@@ -142,8 +142,12 @@ class Demo:
                 began_s = self._clock.monotonic_s()
                 following = asyncio.create_task(_follow(receiver, steps.counter("applied")))
                 await producer.send_many(TOPIC, _shown(deliveries, steps.counter("sent")))
-                arriving = self._arrived(app, sync, receiver, len(deliveries), patches, steps.counter("worked off"))
-                await asyncio.wait({following, asyncio.ensure_future(arriving)}, return_when=asyncio.FIRST_COMPLETED)
+                arriving = asyncio.create_task(
+                    self._arrived(app, sync, receiver, len(deliveries), patches, steps.counter("worked off"))
+                )
+                ended, _ = await asyncio.wait({following, arriving}, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
                 seconds = self._clock.monotonic_s() - began_s
                 following.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

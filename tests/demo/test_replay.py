@@ -34,13 +34,14 @@ def test_sizes_count_every_delivery() -> None:
 
 
 def test_states_survive_json() -> None:
-    """The JSON that is counted says everything: it parses back to the same state."""
-    event = next(iter(events(limit=1)))
-    replay = Replay()
-    replay.add(event)
-    text = orjson.dumps(MessageToDict(event.state, preserving_proto_field_name=True))
-    assert replay.json_bytes == len(text)
-    assert Parse(text, AircraftState()) == event.state
+    """The JSON that is counted says everything: each parses back to the same state, and all are counted in full."""
+    replay, counted = Replay(), 0
+    for event in events(limit=1000):
+        replay.add(event)
+        text = orjson.dumps(MessageToDict(event.state, preserving_proto_field_name=True))
+        counted += len(text)
+        assert Parse(text, AircraftState()) == event.state
+    assert replay.json_bytes == counted
 
 
 def test_differences_count_wrong_missing_and_extra() -> None:
