@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 from streams._native import KafkaConsumer, KafkaError, Records
@@ -14,6 +15,9 @@ FETCH_BYTES_MAX = 32 << 20
 """A batch of restored rows: large enough that the call costs nothing, small enough to stop between two."""
 FETCH_WAIT_MS = 200
 METADATA_TIMEOUT_MS = 10_000
+SETTLE_TIMEOUT_S = 30.0
+"""A topic made a moment ago, or a broker that restarts, has no leader for its partitions; an election takes seconds."""
+SETTLE_PAUSE_S = 0.2
 
 Positions = Mapping[tuple[str, int], int]
 Sink = Callable[[str, int, Records], None]
@@ -98,9 +102,21 @@ def _ends(
     positions: dict[tuple[str, int], int] = {}
     try:
         for topic, partition in start:
-            low, high = consumer.watermarks(topic, partition, METADATA_TIMEOUT_MS)
+            low, high = _watermarks(consumer, topic, partition)
             ends[topic, partition] = high
             positions[topic, partition] = max(low, start[topic, partition])
     finally:
         consumer.close()
     return ends, positions
+
+
+def _watermarks(consumer: KafkaConsumer, topic: str, partition: int) -> tuple[int, int]:
+    """First and next offset; waits for a partition that has no leader at the moment."""
+    deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        try:
+            return consumer.watermarks(topic, partition, METADATA_TIMEOUT_MS)
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline_s:
+                raise
+        time.sleep(SETTLE_PAUSE_S)
