@@ -1,0 +1,145 @@
+"""What a supervisor and a scraper see of a worker: /livez, /readyz, /metrics, and the end of a stalled one."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.broker import Broker
+from tests.journeys.process import Worker, streams
+
+STALLED = """
+import asyncio
+from streams import App
+
+app = App("stalled-{topic}", broker="{url}", datadir="data")
+
+
+@app.agent(app.chunks("{topic}"))
+async def never_returns(stream):
+    async for chunk in stream:
+        for record in chunk:
+            await asyncio.Event().wait()
+"""
+PROGRESS_TIMEOUT_MS = 3_000
+WAIT_S = 60
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A broker of each sort."""
+    if request.param == "embedded":
+        return f"embedded://{tmp_path}/log"
+    kafka: Broker = request.getfixturevalue("kafka")
+    return kafka.url
+
+
+def produce(folder: Path, url: str, topic: str, *states: dict[str, object]) -> None:
+    """Sends states, and makes their topic."""
+    lines = "".join(json.dumps(state) + "\n" for state in states)
+    done = streams("produce", topic, "-", "--broker", url, "--message", "streams.demo.v1.DeviceState",
+                   "--module", "streams.demo.v1.device_pb2", "--key", "device_id", "--input", "json",
+                   "--partitions", "2", cwd=folder, text=lines)  # fmt: skip
+
+    assert 0 == done.returncode, done.stderr
+
+
+def get(worker: Worker, path: str) -> tuple[int, str]:
+    """Status and body of one page; status 0 while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def samples(text: str) -> dict[tuple[str, str, str], float]:
+    """Every sample by name, topic and reason, partitions added up."""
+    found: dict[tuple[str, str, str], float] = {}
+    for family in text_string_to_metric_families(text):
+        for name, labels, value, *_ in family.samples:
+            place = (name, labels.get("topic", ""), labels.get("reason", ""))
+            found[place] = found.get(place, 0) + value
+    return found
+
+
+def config(folder: Path, url: str, source: str) -> None:
+    """A streams.toml with one sync."""
+    (folder / "streams.toml").write_text(
+        f'[app]\nid = "health-{source}"\nbroker = "{url}"\ndatadir = "{folder}/data"\n\n'
+        f'[[sync]]\nsource = "{source}"\nmessage = "streams.demo.v1.DeviceState"\n'
+        'module = "streams.demo.v1.device_pb2"\n'
+    )
+
+
+def test_a_worker_shows_how_it_is(url: str, tmp_path: Path) -> None:
+    """Live and ready once it has its partitions; its numbers are what happened, and no key is among them."""
+    source = f"devices-{uuid.uuid4().hex[:8]}"
+    config(tmp_path, url, source)
+    states: list[dict[str, object]] = [{"deviceId": "secret-1"}, {"deviceId": "secret-2"}, {"deviceId": "secret-1"}]
+    produce(tmp_path, url, source, *states)
+    with Worker("--config", "streams.toml", cwd=tmp_path) as worker:
+        worker.wait_ready()
+        deadline_s = time.monotonic() + WAIT_S
+        while (found := samples(text := get(worker, "/metrics")[1])).get(("streams_rows", source, ""), 0) < 2:
+            assert time.monotonic() < deadline_s, text
+            time.sleep(0.2)
+        ready, live = get(worker, "/readyz"), get(worker, "/livez")
+
+    assert (200, True, {}) == (ready[0], json.loads(ready[1])["ready"], json.loads(ready[1])["reasons"])
+    assert (200, "progressing") == (live[0], json.loads(live[1])["progress"])
+    assert 3 == found["streams_events_total", source, ""]
+    assert 2 == found["streams_patches_total", source, ""]
+    assert 1 == found["streams_events_without_patch_total", source, "unchanged"]
+    assert 1 == found["streams_ready", "", ""]
+    assert found["streams_transactions_total", "", ""] >= 1
+    assert "secret" not in text
+
+
+@pytest.mark.kafka
+def test_a_worker_without_its_topic_is_not_ready(kafka: Broker, tmp_path: Path) -> None:
+    """It is live, and says what it waits for; when the topic comes it becomes ready."""
+    source = f"devices-{uuid.uuid4().hex[:8]}"
+    config(tmp_path, kafka.url, source)
+    with Worker("--config", "streams.toml", cwd=tmp_path) as worker:
+        deadline_s = time.monotonic() + WAIT_S
+        while "topics" not in (said := get(worker, "/readyz"))[1]:
+            assert time.monotonic() < deadline_s, said
+            time.sleep(0.2)
+        live = get(worker, "/livez")
+        produce(tmp_path, kafka.url, source, {"deviceId": "d-1"})
+        worker.wait_ready()
+        ready = get(worker, "/readyz")
+
+    assert 503 == said[0]
+    assert source in json.loads(said[1])["reasons"]["topics"]
+    assert 200 == live[0]
+    assert 200 == ready[0], ready
+
+
+def test_a_stalled_worker_ends(url: str, tmp_path: Path) -> None:
+    """An agent that never returns: the worker ends within the timeout and names topic, partition and the step."""
+    topic = f"devices-{uuid.uuid4().hex[:8]}"
+    produce(tmp_path, url, topic, {"deviceId": "d-1"})
+    (tmp_path / "stalled.py").write_text(STALLED.format(topic=topic, url=url))
+    with Worker("-A", "stalled:app", "--set", f"app.progress_timeout_ms={PROGRESS_TIMEOUT_MS}", cwd=tmp_path) as worker:
+        worker.wait_ready()
+        code = worker.process.wait(timeout=WAIT_S)
+        said = worker.log.read_text()
+
+    assert 1 == code, said
+    assert f"{topic} partition" in said
+    assert re.search(
+        rf"no progress for {PROGRESS_TIMEOUT_MS} ms with \d+ records waiting \(last step: an agent, at record 1 of 1",
+        said,
+    )
