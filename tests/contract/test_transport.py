@@ -1,0 +1,244 @@
+"""What a worker promises, on every transport: each test runs on the embedded log and on a real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from streams.app import App
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.errors import DeadLetterLimitError, SettingsError
+from streams.v1.patch_pb2 import Patch
+from streams.v1.resync_pb2 import Resync
+from tests.contract.site import Found, Site, changes, history
+
+FIRST_PATCH_S = 10
+
+
+async def test_patches_lead_to_the_state_of_a_plain_replay(site: Site, seed: int) -> None:
+    """Events sent before and while the worker runs: every change of every key once, in order, proven by its digest."""
+    states = history(seed)
+    await site.create()
+    await site.send(states[:100])
+    app = site.app()
+    sync = app.sync(site.source, DeviceState, key="field:device_id")
+    async with site.running(app) as worker:
+        await site.send(states[100:])
+        await site.until(lambda: sync.counts["events"] >= len(states), worker)
+
+    await site.verify(states)
+
+
+@pytest.mark.parametrize("state", ["memory", "rocksdb"])
+async def test_a_restart_goes_on_where_it_stopped(site: Site, seed: int, state: str) -> None:
+    """Two workers after each other, with events sent before, between and meanwhile: nothing lost, nothing doubled."""
+    states = history(seed)
+    await site.create()
+    for begin, middle, end in ((0, 50, 150), (150, 200, len(states))):
+        await site.send(states[begin:middle])
+        app = site.app()
+        sync = app.sync(site.source, DeviceState, state=state)
+        async with site.running(app) as worker:
+            await site.send(states[middle:end])
+            await site.until(lambda sync=sync, count=end - begin: sync.counts["events"] >= count, worker)  # type: ignore[misc]
+        assert sync.counts["events"] == end - begin
+
+    await site.verify(states)
+
+
+async def test_two_syncs_and_a_chunk_agent_in_one_worker(site: Site, seed: int) -> None:
+    """Each sync has its own topics; what a chunk agent sends about patches comes out once, in their order."""
+    other, alarms = f"{site.source}-b", f"{site.source}-alarms"
+    states, others = history(seed), history(seed + 1, events=100)
+    await site.create(site.source, other, alarms)
+    await site.create(site.patches, partitions=3)
+    app = site.app()
+    first, second = app.sync(site.source, DeviceState), app.sync(other, DeviceState)
+    seen = _alarm_on_patches(app, site, alarms)
+    async with site.running(app) as worker:
+        await site.send(states)
+        await site.send(others, other)
+        await site.until(lambda: first.counts["events"] >= len(states), worker)
+        await site.until(lambda: second.counts["events"] >= len(others), worker)
+        count = sum(map(len, (await site.revisions()).values()))
+        await site.until(lambda: len(seen) >= count, worker)
+
+    await site.verify(states)
+    await site.verify(others, f"{other}.patches")
+    assert await _alarmed(site, alarms) == await site.revisions()
+
+
+def _alarm_on_patches(app: App, site: Site, alarms: str) -> list[int]:
+    """An agent that sends one alarm per patch; the list grows by each."""
+    topic, seen = app.topic(alarms, key_type=bytes, value_type=bytes, value_serializer="raw"), []
+
+    @app.agent(app.chunks(site.patches))
+    async def alarm(stream: Any) -> None:
+        async for chunk in stream:
+            for record in chunk:
+                revision = record.patch.revision
+                await topic.send(key=record.key, value=str(revision).encode(), headers={"from": b"agent"})
+                seen.append(revision)
+
+    return seen
+
+
+async def _alarmed(site: Site, alarms: str) -> dict[bytes, list[int]]:
+    found: dict[bytes, list[int]] = {}
+    for record in await site.read(alarms):
+        assert {"from": b"agent"} == record.headers
+        found.setdefault(record.key or b"", []).append(int(record.value or b""))
+    return found
+
+
+async def test_an_agent_that_raises_commits_nothing_of_its_chunk(site: Site) -> None:
+    """The worker ends with what the agent raised; the next one gets the same records, and nothing came out twice."""
+    numbers, doubled = site.source, f"{site.source}-doubled"
+    await site.create(numbers, doubled)
+    values = [str(number).encode() for number in range(40)]
+    await site.write(numbers, *values, partition=1)
+    with pytest.raises(ZeroDivisionError):
+        async with site.running(_doubling(site, numbers, doubled, raises_at=30)) as worker:
+            await asyncio.wait_for(worker, 30)
+    after_failure = await site.read(doubled)
+    app = _doubling(site, numbers, doubled, raises_at=None)
+    async with site.running(app) as worker:
+        await site.until(lambda: app.monitor.events_total >= 1, worker)
+        await asyncio.sleep(0.2)
+
+    assert [] == after_failure
+    assert [str(2 * number).encode() for number in range(40)] == [one.value for one in await site.read(doubled)]
+
+
+def _doubling(site: Site, numbers: str, doubled: str, *, raises_at: int | None) -> App:
+    app = site.app()
+    topic = app.topic(doubled, value_type=bytes, value_serializer="raw")
+
+    @app.agent(app.chunks(numbers))
+    async def double(stream: Any) -> None:
+        async for chunk in stream:
+            for record in chunk:
+                number = int(record.value)
+                if number == raises_at:
+                    raise ZeroDivisionError
+                await topic.send(value=str(2 * number).encode(), partition=0)
+
+    return app
+
+
+async def test_ordinary_agents_and_tables_beside_a_sync(site: Site, seed: int) -> None:
+    """Plain Faust works unchanged: an agent that counts in a table, which a second worker restores."""
+    words, states = f"{site.source}-words", history(seed, events=60)
+    await site.create(site.source, words)
+    totals: list[dict[str, int]] = []
+    for sent in (["a", "b", "a"], ["a", "c"]):
+        app = site.app()
+        sync = app.sync(site.source, DeviceState)
+        counts, seen = _counting(app, words)
+        async with site.running(app) as worker:
+            await site.send(states)
+            for word in sent:
+                await app.topic(words, value_type=str).send(key=word, value=word)
+            await site.until(lambda seen=seen, sent=sent: sum(seen.values()) >= len(sent), worker)  # type: ignore[misc]
+            await site.until(lambda sync=sync: sync.counts["events"] >= len(states), worker)  # type: ignore[misc]
+            totals.append({word: counts[word] for word in "abc"})
+
+    assert [{"a": 2, "b": 1, "c": 0}, {"a": 3, "b": 1, "c": 1}] == totals
+
+
+def _counting(app: App, words: str) -> tuple[Any, Counter[str]]:
+    counts, seen = app.Table("counts", default=int, partitions=3), Counter[str]()
+
+    @app.agent(app.topic(words, value_type=str))
+    async def count(stream: Any) -> None:
+        async for word in stream:
+            counts[word] += 1
+            seen[word] += 1
+
+    return counts, seen
+
+
+async def test_a_snapshot_is_there_for_whoever_asks(site: Site) -> None:
+    """A request on the resync topic is answered by the current revision, marked with who asked."""
+    await site.create(partitions=1)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.send([DeviceState(device_id="d-1"), DeviceState(device_id="d-1", battery=0.5)])
+        await site.until(lambda: sync.counts["events"] >= 2, worker)
+        request = Resync(requester="billing", reason=Resync.LATE_JOINER)
+        await site.write(site.resync, request.SerializeToString(), key=b"d-1")
+        answers: list[Found] = []
+        while not answers:
+            answers = [one for one in await site.read(site.patches) if "resync-for" in one.headers]
+
+    patch = Patch.FromString(answers[0].value or b"")
+    assert (b"billing", b"d-1") == (answers[0].headers["resync-for"], answers[0].key)
+    assert (Patch.SNAPSHOT, 2) == (patch.kind, patch.revision)
+    assert DeviceState(device_id="d-1", battery=0.5) == DeviceState.FromString(patch.data)
+
+
+async def test_bad_records_become_dead_letters(site: Site) -> None:
+    """Their own bytes, where they came from and why; the good ones of the same chunk go on."""
+    await site.create(partitions=1)
+    await site.send([DeviceState(device_id="d-1")])
+    await site.write(site.source, b"\xff\xff\xff", key=b"d-2")
+    await site.send([DeviceState(device_id="d-1", battery=0.5)])
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.until(lambda: sync.counts["events"] >= 3, worker)
+
+    (letter,) = await site.read(site.dead_letters)
+    assert (b"d-2", b"\xff\xff\xff") == (letter.key, letter.value)
+    assert site.source.encode() == letter.headers["dlq-origin-topic"]
+    assert (b"0", b"1") == (letter.headers["dlq-origin-partition"], letter.headers["dlq-origin-offset"])
+    assert letter.headers["dlq-reason"]
+    assert {b"d-1": [1, 2]} == await site.revisions()
+
+
+async def test_a_partition_of_nothing_but_bad_records_stops_the_worker(site: Site) -> None:
+    """It ends with what it found instead of moving the topic to the dead letters, and keeps its place."""
+    await site.create(partitions=1)
+    await site.write(site.source, *[b"\xff\xff\xff"] * 200, key=b"d-1")
+    app = site.app({"limits.dead_letter_window_records": 100})
+    app.sync(site.source, DeviceState)
+    with pytest.raises(DeadLetterLimitError) as caught:
+        async with site.running(app) as worker:
+            await asyncio.wait_for(worker, 30)
+
+    assert site.source == caught.value.topic
+    assert [] == await site.read(site.dead_letters)
+
+
+async def test_a_first_start_without_any_topic(site: Site) -> None:
+    """The worker waits for its source (embedded: makes it), and the first event's patch is there within 10 seconds."""
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    async with site.running(app, ready=site.embedded) as worker:
+        if not site.embedded:
+            await site.until(lambda: site.source in app.transport.reasons.get("topics", ""), worker)
+            await site.create()
+        began_s = asyncio.get_running_loop().time()
+        await site.send([DeviceState(device_id="d-1"), DeviceState(device_id="d-2")])
+        await site.until(lambda: sync.counts["events"] >= 2, worker)
+        while len(await site.read(site.patches)) < 2:
+            await asyncio.sleep(0.05)
+        took_s = asyncio.get_running_loop().time() - began_s
+
+    assert took_s < FIRST_PATCH_S
+    assert {b"d-1": [1], b"d-2": [1]} == await site.revisions()
+
+
+async def test_a_partition_count_that_does_not_fit_ends_the_worker(site: Site) -> None:
+    """It says which topic, both counts and the cure, instead of sending keys to the state of others."""
+    await site.create(site.source, partitions=3)
+    await site.create(site.patches, partitions=2)
+    app = site.app()
+    app.sync(site.source, DeviceState)
+    with pytest.raises(SettingsError, match=rf"{site.patches}.*2 partitions.*3"):
+        async with site.running(app) as worker:
+            await asyncio.wait_for(worker, 30)
