@@ -131,14 +131,18 @@ class Reader:
                 "enable.partition.eof": "true",
                 "session.timeout.ms": str(SESSION_TIMEOUT_MS),
                 "fetch.queue.backoff.ms": "10",  # the default of a second would pause a fast reader
+                # How long the broker holds an answer without records back, and with it the news that the end is
+                # reached; records are answered at once. The default is 500.
+                "fetch.wait.max.ms": "100",
                 "queued.max.messages.kbytes": "32768",
             },
         )
         if self._grouped:
             self._consumer.subscribe([topic])
         else:
-            beginning = -2  # RD_KAFKA_OFFSET_BEGINNING
-            self._consumer.assign([(topic, partition, beginning) for partition in range(count)])
+            # Asked for one by one the beginnings also make the leaders known: reading starts half a second sooner.
+            starts = [(topic, partition, self._watermarks(partition)[0]) for partition in range(count)]
+            self._consumer.assign(starts)
 
     def fetch(self, records_max: int, timeout_ms: int) -> list[Run]:
         """The next records; waits up to `timeout_ms` for the first."""
@@ -155,13 +159,7 @@ class Reader:
 
     def ends(self) -> dict[int, int]:
         """Per assigned partition the last stable offset as of now."""
-        try:
-            return {
-                partition: self._consumer.watermarks(self._topic, partition, ADMIN_TIMEOUT_MS)[1]
-                for partition in self.assignment()
-            }
-        except KafkaError as error:
-            raise _named(error, f"{self._broker}: end of {self._topic}") from error
+        return {partition: self._watermarks(partition)[1] for partition in self.assignment()}
 
     def commit(self, offsets: Mapping[int, int]) -> bool:
         """Commits the group's offsets; False when the partitions moved or the broker was away: later, or not ours."""
@@ -178,6 +176,13 @@ class Reader:
     def close(self) -> None:
         """Leaves the group and closes the client."""
         self._consumer.close()
+
+    def _watermarks(self, partition: int) -> tuple[int, int]:
+        """First and last stable offset of a partition."""
+        try:
+            return self._consumer.watermarks(self._topic, partition, ADMIN_TIMEOUT_MS)
+        except KafkaError as error:
+            raise _named(error, f"{self._broker}: offsets of {self._topic}") from error
 
     def _wait_for_topic(self, link: _Link, timeout_ms: int) -> int:
         """The topic's partition count. Subscribing to a missing topic would find it minutes after its creation."""

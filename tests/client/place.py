@@ -9,14 +9,17 @@ from typing import Self
 from google.protobuf.message import Message
 
 from streams._native import Job, Records, Table
-from streams.client.broker import Ack, ReaderOptions, WriterOptions
+from streams.client.broker import Ack, Reader, ReaderOptions, WriterOptions
 from streams.client.connect import open_reader, open_writer
+from streams.client.event import Encoder, Event
 from streams.kernel import reference
 from streams.kernel.envelope import message_index
 from streams.kernel.messages import descriptor_of
 from streams.kernel.schema import MessageSchema
 from streams.v1.patch_pb2 import Patch
 
+Read = tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+"""Partition, offset, key, value and headers of a record."""
 EPOCH = 1_700_000_000_000
 
 
@@ -31,11 +34,17 @@ class Place:
 
     def __enter__(self) -> Self:
         self._writer = open_writer(self.url, WriterOptions(delivery_timeout_ms=20_000))
+        self._encoder = Encoder("cloudevents", "/test", record_bytes_max=1_000_000)
+        self._readers: dict[str, Reader] = {}
+        self._reached: dict[str, dict[int, int]] = {}
+        self._found: dict[str, list[Read]] = {}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for reader in self._readers.values():
+            reader.close()
         self._writer.close()
 
     def create(self, *topics: str, partitions: int = 2) -> None:
@@ -49,6 +58,13 @@ class Place:
         assert len(acks) == len(records)
         return acks
 
+    def send(self, key: str, *states: Message | None) -> None:
+        """Sends an entity's states to the source; None deletes."""
+        records = Records()
+        for state in states:
+            records.append(*self._encoder.encode(self.source, Event(state, key)))
+        self.write(self.source, records)
+
     def publish(self, *patches: Patch, headers: tuple[tuple[str, bytes], ...] = ()) -> list[Ack]:
         """Writes hand-made patches."""
         records = Records()
@@ -56,20 +72,21 @@ class Place:
             records.append(patch.key, patch.SerializeToString(), headers)
         return self.write(self.patches, records)
 
-    def read(self, topic: str) -> list[tuple[int, int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]:
-        """Every committed record of a topic: partition, offset, key, value, headers."""
-        reader = open_reader(self.url, topic, ReaderOptions())
-        try:
-            ends, reached, found = reader.ends(), dict[int, int](), []
-            while any(reached.get(partition, 0) < end for partition, end in ends.items()):
-                for run in reader.fetch(10_000, 1_000):
-                    records, at = run.records, run.partition
-                    for i in range(len(records)):
-                        found.append((at, records.offset(i), records.key(i), records.value(i), records.headers(i)))
-                    reached[at] = max(reached.get(at, 0), run.end, records.last_offset + 1)
-            return found
-        finally:
-            reader.close()
+    def read(self, topic: str) -> list[Read]:
+        """Every committed record of a topic."""
+        reader = self._readers.get(topic)
+        if reader is None:
+            reader = self._readers[topic] = open_reader(self.url, topic, ReaderOptions())
+            self._reached[topic], self._found[topic] = {}, []
+        reached, found = self._reached[topic], self._found[topic]
+        ends = reader.ends()
+        while any(reached.get(partition, 0) < end for partition, end in ends.items()):
+            for run in reader.fetch(10_000, 1_000):
+                records, at = run.records, run.partition
+                for i in range(len(records)):
+                    found.append((at, records.offset(i), records.key(i), records.value(i), records.headers(i)))
+                reached[at] = max(reached.get(at, 0), run.end, records.last_offset + 1)
+        return found
 
 
 class Owner:
@@ -102,9 +119,10 @@ class Owner:
         """Takes new events and new requests; returns how many patches they gave. `spoil` damages or loses patches."""
         published = 0
         for topic in (self._place.source, self._place.resync):
+            read = self._place.read(topic)
             for partition, table in enumerate(self._tables):
                 records = Records()
-                for at, offset, key, value, headers in self._place.read(topic):
+                for at, offset, key, value, headers in read:
                     if at == partition and offset >= self._done.get((topic, partition), 0):
                         records.append(key, value, headers, EPOCH, offset)
                         self._done[topic, partition] = offset + 1
