@@ -111,7 +111,9 @@ class Site:
         async with Producer(self.url, source="/test") as producer:
             await producer.send_many(topic or self.source, [Event(state, state.device_id) for state in states])
 
-    async def write(self, topic: str, *values: bytes | None, key: bytes | None = None, partition: int = -1) -> list[Ack]:
+    async def write(
+        self, topic: str, *values: bytes | None, key: bytes | None = None, partition: int = -1
+    ) -> list[Ack]:
         """Writes plain records."""
         records = Records()
         for value in values:
@@ -130,6 +132,18 @@ class Site:
     async def read(self, topic: str) -> list[Found]:
         """Every committed record of a topic, by partition."""
         return await asyncio.to_thread(self._read, topic)
+
+    async def records(self, topic: str, count: int, worker: asyncio.Task[None]) -> list[Found]:
+        """As `read`, once there are so many."""
+        found: list[Found] = []
+        deadline_s = asyncio.get_running_loop().time() + WORK_TIMEOUT_S
+        while len(found) < count:
+            if worker.done():
+                await worker
+            assert asyncio.get_running_loop().time() < deadline_s, f"{len(found)} of {count} records in time"
+            await asyncio.sleep(POLL_S)
+            found = await self.read(topic)
+        return found
 
     def _read(self, topic: str) -> list[Found]:
         reader = open_reader(self.url, topic, ReaderOptions(start="earliest"))

@@ -13,7 +13,7 @@ from streams.demo.v1.device_pb2 import DeviceState
 from streams.errors import DeadLetterLimitError, SettingsError
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
-from tests.contract.site import Found, Site, changes, history
+from tests.contract.site import Site, changes, history
 
 FIRST_PATCH_S = 10
 
@@ -57,33 +57,29 @@ async def test_two_syncs_and_a_chunk_agent_in_one_worker(site: Site, seed: int) 
     await site.create(site.patches, partitions=3)
     app = site.app()
     first, second = app.sync(site.source, DeviceState), app.sync(other, DeviceState)
-    seen = _alarm_on_patches(app, site, alarms)
+    _alarm_on_patches(app, site, alarms)
     async with site.running(app) as worker:
         await site.send(states)
         await site.send(others, other)
         await site.until(lambda: first.counts["events"] >= len(states), worker)
         await site.until(lambda: second.counts["events"] >= len(others), worker)
-        count = sum(map(len, (await site.revisions()).values()))
-        await site.until(lambda: len(seen) >= count, worker)
+        await site.records(alarms, sum(changes(states).values()), worker)
 
     await site.verify(states)
     await site.verify(others, f"{other}.patches")
     assert await _alarmed(site, alarms) == await site.revisions()
 
 
-def _alarm_on_patches(app: App, site: Site, alarms: str) -> list[int]:
-    """An agent that sends one alarm per patch; the list grows by each."""
-    topic, seen = app.topic(alarms, key_type=bytes, value_type=bytes, value_serializer="raw"), []
+def _alarm_on_patches(app: App, site: Site, alarms: str) -> None:
+    """An agent that sends one alarm per patch."""
+    topic = app.topic(alarms, key_type=bytes, value_type=bytes, value_serializer="raw")
 
     @app.agent(app.chunks(site.patches))
     async def alarm(stream: Any) -> None:
         async for chunk in stream:
             for record in chunk:
-                revision = record.patch.revision
-                await topic.send(key=record.key, value=str(revision).encode(), headers={"from": b"agent"})
-                seen.append(revision)
-
-    return seen
+                revision = str(record.patch.revision).encode()
+                await topic.send(key=record.key, value=revision, headers={"from": b"agent"})
 
 
 async def _alarmed(site: Site, alarms: str) -> dict[bytes, list[int]]:
@@ -106,11 +102,11 @@ async def test_an_agent_that_raises_commits_nothing_of_its_chunk(site: Site) -> 
     after_failure = await site.read(doubled)
     app = _doubling(site, numbers, doubled, raises_at=None)
     async with site.running(app) as worker:
-        await site.until(lambda: app.monitor.events_total >= 1, worker)
-        await asyncio.sleep(0.2)
+        after_success = await site.records(doubled, len(values), worker)
 
     assert [] == after_failure
-    assert [str(2 * number).encode() for number in range(40)] == [one.value for one in await site.read(doubled)]
+    assert [str(2 * number).encode() for number in range(40)] == [one.value for one in after_success]
+    assert after_success == await site.read(doubled)
 
 
 def _doubling(site: Site, numbers: str, doubled: str, *, raises_at: int | None) -> App:
@@ -171,12 +167,10 @@ async def test_a_snapshot_is_there_for_whoever_asks(site: Site) -> None:
         await site.until(lambda: sync.counts["events"] >= 2, worker)
         request = Resync(requester="billing", reason=Resync.LATE_JOINER)
         await site.write(site.resync, request.SerializeToString(), key=b"d-1")
-        answers: list[Found] = []
-        while not answers:
-            answers = [one for one in await site.read(site.patches) if "resync-for" in one.headers]
+        answer = (await site.records(site.patches, 3, worker))[-1]
 
-    patch = Patch.FromString(answers[0].value or b"")
-    assert (b"billing", b"d-1") == (answers[0].headers["resync-for"], answers[0].key)
+    patch = Patch.FromString(answer.value or b"")
+    assert (b"billing", b"d-1") == (answer.headers["resync-for"], answer.key)
     assert (Patch.SNAPSHOT, 2) == (patch.kind, patch.revision)
     assert DeviceState(device_id="d-1", battery=0.5) == DeviceState.FromString(patch.data)
 
@@ -217,16 +211,14 @@ async def test_a_partition_of_nothing_but_bad_records_stops_the_worker(site: Sit
 async def test_a_first_start_without_any_topic(site: Site) -> None:
     """The worker waits for its source (embedded: makes it), and the first event's patch is there within 10 seconds."""
     app = site.app()
-    sync = app.sync(site.source, DeviceState)
+    app.sync(site.source, DeviceState)
     async with site.running(app, ready=site.embedded) as worker:
         if not site.embedded:
             await site.until(lambda: site.source in app.transport.reasons.get("topics", ""), worker)
             await site.create()
         began_s = asyncio.get_running_loop().time()
         await site.send([DeviceState(device_id="d-1"), DeviceState(device_id="d-2")])
-        await site.until(lambda: sync.counts["events"] >= 2, worker)
-        while len(await site.read(site.patches)) < 2:
-            await asyncio.sleep(0.05)
+        await site.records(site.patches, 2, worker)
         took_s = asyncio.get_running_loop().time() - began_s
 
     assert took_s < FIRST_PATCH_S
