@@ -15,7 +15,7 @@ from streams.transport.credentials import Credentials
 
 __all__ = ["Reader", "Writer"]
 
-METADATA_PROPAGATION_MS = 5_000
+METADATA_PROPAGATION_MS = 3_000
 """How long a topic may be unknown to the brokers before records for it fail: a topic just created needs a second."""
 ADMIN_TIMEOUT_MS = 30_000
 """One request to a broker; Kafka's own default for a request."""

@@ -89,29 +89,34 @@ class Place:
         return found
 
 
+def job_of(message_class: type[Message], source: str) -> Job:
+    """The native core's job for one topic, with everything as it is by default."""
+    schema = MessageSchema(message_class)
+    return Job(
+        schema.native,
+        type=schema.full_name,
+        fingerprint=schema.fingerprint,
+        field_table=schema.field_table_bytes,
+        source=source,
+        key="record",
+        sequence="attribute",
+        format="auto",
+        partitions=0,
+        record_bytes_max=1_000_000,
+        tombstone_retention_ms=1_000_000,
+        schema_ids=[],
+        message_index=message_index(descriptor_of(message_class)),
+        sealed=False,
+        canonicalise=schema.canonicalise,
+    )
+
+
 class Owner:
     """Keeps the entities of `place.source` with the native core and publishes their patches; without transactions."""
 
     def __init__(self, place: Place, message_class: type[Message], partitions: int = 2) -> None:
         self._place = place
-        schema = MessageSchema(message_class)
-        job = Job(
-            schema.native,
-            type=schema.full_name,
-            fingerprint=schema.fingerprint,
-            field_table=schema.field_table_bytes,
-            source=place.source,
-            key="record",
-            sequence="attribute",
-            format="auto",
-            partitions=0,
-            record_bytes_max=1_000_000,
-            tombstone_retention_ms=1_000_000,
-            schema_ids=[],
-            message_index=message_index(descriptor_of(message_class)),
-            sealed=False,
-            canonicalise=schema.canonicalise,
-        )
+        job = job_of(message_class, place.source)
         self._tables = [Table(job, partition) for partition in range(partitions)]
         self._done: dict[tuple[str, int], int] = {}
 
