@@ -44,7 +44,7 @@ class Facts:
 def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Everything that is wrong or will be, each with its cure."""
     for sync in settings.sync:
-        topics = SyncTopics.of(settings.app.id, sync.source, sync.output)
+        topics = SyncTopics.of(settings.app.id, sync.source, sync.output, sync.partitioning)
         if sync.source not in facts.topics:
             yield Finding(
                 f"topic {sync.source}", "no such topic", "the topic of the events",
@@ -67,7 +67,7 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 def _counts(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
     wanted = facts.topics[topics.source].partitions
-    for name in (topics.output, topics.resync, topics.dead_letters, topics.changelog):
+    for name in filter(None, (topics.rekey, topics.output, topics.resync, topics.dead_letters, topics.changelog)):
         found = facts.topics.get(name)
         if found is None:
             yield Finding(

@@ -48,8 +48,9 @@ def look(settings: Settings) -> checks.Facts:
     """Everything that is judged. TransportError: the broker does not answer."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    wanted = [SyncTopics.of(settings.app.id, sync.source, sync.output) for sync in settings.sync]
-    names = {name for t in wanted for name in (t.source, t.output, t.resync, t.dead_letters, t.changelog)}
+    wanted = [SyncTopics.of(settings.app.id, sync.source, sync.output, sync.partitioning) for sync in settings.sync]
+    names = {name for t in wanted for name in (t.source, t.rekey, t.output, t.resync, t.dead_letters, t.changelog)}
+    names.discard("")
     directory = reading.embedded_directory(settings)
     topics = _topics_of_kafka(settings, names) if directory is None else _topics_of_log(directory, names)
     return checks.Facts(

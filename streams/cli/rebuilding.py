@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,9 @@ ROW_FORMAT = 1
 """The newest format of rows that this release knows; the native core refuses higher ones."""
 TIMEOUT_MS = 30_000
 PARCEL_RECORDS = 1_000
+GRACE_S = 5.0
+"""On top of the session's timeout: the broker looks once in a while."""
+POLL_S = 0.5
 
 
 class Step(NamedTuple):
@@ -64,18 +68,32 @@ def _rewind(settings: Settings, source: str) -> None:
             log.reset_offsets(group, [(source, partition, log.start(source, partition)) for partition in range(count)])
         return
     consumer = native(KafkaConsumer, settings, {"group.id": group})
+    # A worker that was stopped is a member until its session has timed out: it might have come back.
+    deadline_s = time.monotonic() + settings.app.broker_session_timeout_ms / 1000 + GRACE_S
     try:
         count = native(KafkaAdmin, settings).topics(TIMEOUT_MS).get(source, 0)
         lows = [consumer.watermarks(source, partition, TIMEOUT_MS)[0] for partition in range(count)]
-        consumer.commit([(source, partition, low) for partition, low in enumerate(lows)])
+        while not _committed(consumer, [(source, partition, low) for partition, low in enumerate(lows)]):
+            if time.monotonic() > deadline_s:
+                raise TransportError(
+                    f"group {group}: got members that stay, expected none; stop all of its workers", retriable=True
+                )
+            time.sleep(POLL_S)
     except KafkaError as error:
-        raise TransportError(
-            f"group {group}: offsets of {source} not moved ({error}), expected a group without members; "
-            "stop its workers, and wait until their session has timed out",
-            retriable=True,
-        ) from error
+        raise TransportError(f"group {group}: offsets of {source} not moved: {error}", retriable=True) from error
     finally:
         consumer.close()
+
+
+def _committed(consumer: KafkaConsumer, offsets: list[tuple[str, int, int]]) -> bool:
+    """Commits for a group from outside; False while it has members."""
+    try:
+        consumer.commit(offsets)
+    except KafkaError as error:
+        if error.code == "UNKNOWN_MEMBER_ID":
+            return False
+        raise
+    return True
 
 
 def _delete_rows(settings: Settings, changelog: str, places: list[tuple[int, bytes]]) -> None:

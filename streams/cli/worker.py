@@ -61,6 +61,7 @@ def command(
         return supervisor.supervise(commands, settings.app.drain_timeout_ms, lambda text: click.echo(text, err=True))
     if child:
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    Path(settings.app.datadir).mkdir(parents=True, exist_ok=True)
     app.run_worker(ready=lambda: click.echo(_ready_line(settings)))
     return 0
 
@@ -147,5 +148,6 @@ def _child(
 
 def _end_with_parent() -> None:
     """Drains when the parent is gone: its end of our standard input closes."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # not through sys.stdin: its lock would be held at exit
+        pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -101,7 +101,7 @@ async def test_the_code_runs(kafka: Broker, tmp_path: Path, capsys: pytest.Captu
         await asyncio.to_thread(worker.wait_ready)
         async with Producer(kafka.url, source="/readme") as producer:
             for battery in (0.5, 0.25):
-                state = DeviceState(device_id="d-17", battery=battery)
+                state = DeviceState(device_id="d-17", battery=battery, model="m" * 50, region="eu")
                 await producer.send("devices-code", state, key=state.device_id)
         following = asyncio.create_task(billing.follow(kafka.url))
         printed = ""
