@@ -221,6 +221,9 @@ class Table:
     def snapshots(self, requests: Records, now_ms: int) -> Step:
         """Answers a chunk of `{source}.resync`: the current revision of each key again, for who asked."""
 
+    def rekey(self, records: Records) -> Step:
+        """The records under their entity keys as the step's `patches`; those without one as dead letters. No state."""
+
     def changelog(self, after_mark: int, upto_mark: int) -> Records:
         """The last row per key of the marks in (after, upto]; value None: the row was removed."""
 

@@ -140,10 +140,12 @@ class App(faust.App):
         """As `sync`, from settings that were checked before."""
         if spec.source in self.syncs:
             raise SettingsError(Finding(f"sync {spec.source}", "two syncs of one source", "one"))
-        topics = SyncTopics.of(self.conf.id, spec.source, spec.output)
+        topics = SyncTopics.of(self.conf.id, spec.source, spec.output, spec.partitioning)
         sync = Sync(self, spec, message, topics, self.settings.limits)
         self.syncs[spec.source] = sync
-        self.agent(self.chunks(topics.source, topics.resync), name=f"sync-{spec.source}")(sync.run)
+        if sync.rekey is not None:
+            self.agent(self.chunks(topics.source), name=f"rekey-{spec.source}")(sync.rekey.run)
+        self.agent(self.chunks(topics.input, topics.resync), name=f"sync-{spec.source}")(sync.run)
         return sync
 
     def run_worker(self, ready: Callable[[], None] | None = None) -> None:
@@ -276,7 +278,7 @@ class App(faust.App):
             return self.consumer_generation_id == generation and not self.should_stop
 
         for sync in self.syncs.values():
-            partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.source}
+            partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.input}
             reason = f"restore {sync.topics.source}"
             self.transport.reasons[reason] = "restoring state"
             report = RestoreReport(sync.topics.source, partial(self._give_reason, reason))
@@ -284,7 +286,7 @@ class App(faust.App):
                 await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
             finally:
                 self.transport.reasons.pop(reason, None)
-            copies = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic == sync.topics.source}
+            copies = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic == sync.topics.input}
             await asyncio.to_thread(sync.states.follow, copies - partitions)
 
     def _give_reason(self, name: str, text: str) -> None:

@@ -58,6 +58,7 @@ COUNTERS = {
     "requests.without-key": Counter(*REFUSED, "without-key"),
     "requests.foreign": Counter(*REFUSED, "foreign"),
     "requests.damaged": Counter(*REFUSED, "damaged"),
+    "rekeyed": Counter("streams_events_rekeyed", "Source records copied under their entity key"),
     "sequence-resets": Counter("streams_sequences_reset", "Keys whose sequences were forgotten on request"),
 }
 """The kernel's counters by its names. Counters `dead.REASON` become streams_dead_letters_total."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,13 +19,14 @@ from google.protobuf.message import Message
 
 from streams._native import Job, Step
 from streams.clock import SYSTEM_CLOCK, Clock
-from streams.dead_letters.limit import Limit
-from streams.errors import DeadLetterLimitError, Finding, SettingsError
+from streams.errors import Finding, SettingsError
 from streams.kernel.envelope import message_index
 from streams.kernel.messages import descriptor_of
 from streams.kernel.schema import MessageSchema
 from streams.options import LimitSettings, SyncSettings
 from streams.state.table import States
+from streams.sync.limits import Limits
+from streams.sync.rekey import Rekey
 from streams.sync.topics import SyncTopics
 from streams.transport.chunk import Chunk
 
@@ -78,8 +80,12 @@ class Sync:
         self.counts: Counter[str] = Counter()
         """Everything counted since the start, by the kernel's names."""
         self.kernel_seconds = 0.0
-        self._limits = limits
-        self._limit: dict[int, Limit] = {}
+        self.rekey: Rekey | None = None
+        """In front of this sync, where the source is repartitioned."""
+        if topics.rekey:
+            self.rekey = Rekey(app, topics, Limits(topics.source, limits), self.counts)
+        self._record_bytes_max = limits.record_bytes_max
+        self._limits = Limits(topics.input, limits)
         self._clock = clock
         self._states: States | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{topics.source}")
@@ -100,19 +106,20 @@ class Sync:
         """Called when the source topic exists; a second call changes nothing."""
         if self._states is not None:
             return
-        checked = partitions if self.spec.partitioning == "murmur2" else 0
-        job = make_job(
-            self.schema,
-            self.spec,
-            self.topics.source,
-            partitions=checked,
-            record_bytes_max=self._limits.record_bytes_max,
-        )
-        self._states = open_states(job, self.schema.field_table_bytes)
+        spec, checked = self.spec, partitions if self.spec.partitioning == "murmur2" else 0
+        if self.rekey is not None:
+            self.rekey.set_up(self._job(spec, self.topics.source, 0))
+            spec, checked = replace(spec, key="record"), partitions
+        self._states = open_states(self._job(spec, self.topics.input, checked), self.schema.field_table_bytes)
+
+    def _job(self, spec: SyncSettings, source: str, partitions: int) -> Job:
+        return make_job(self.schema, spec, source, partitions=partitions, record_bytes_max=self._record_bytes_max)
 
     async def rewind(self, lost: bool) -> None:
         """Uncommitted rows go; with `lost` the committed ones too, to be read from the changelog again."""
-        self._limit.clear()
+        self._limits.clear()
+        if self.rekey is not None:
+            await self.rekey.rewind(lost)
         if self._states is not None:
             await asyncio.to_thread(self._states.forget if lost else self._states.drop_pending)
 
@@ -149,19 +156,4 @@ class Sync:
         self.counts.update(step.counts)
         for hashed in step.stuck:
             log.warning("%s: key %016x has dropped 100 events in a row", self.topics.source, hashed)
-        dead = sum(count for name, count in step.counts.items() if name.startswith("dead."))
-        limit = self._limit.get(chunk.partition)
-        if limit is None:
-            limit = self._limit[chunk.partition] = Limit(
-                self._limits.dead_letter_ratio, self._limits.dead_letter_window_records
-            )
-        verdict = limit.observe(len(chunk), dead)
-        if verdict.stop:
-            reason = most_common_reason(step.counts)
-            raise DeadLetterLimitError(self.topics.source, chunk.partition, verdict.dead, verdict.seen, reason)
-
-
-def most_common_reason(counts: Mapping[str, int]) -> str:
-    """The dead-letter reason that most records of a step have."""
-    reasons = {name.removeprefix("dead."): count for name, count in counts.items() if name.startswith("dead.")}
-    return max(reasons, key=lambda name: reasons[name], default="none")
+        self._limits.observe(chunk.partition, len(chunk), step.counts)

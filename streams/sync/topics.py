@@ -33,9 +33,11 @@ class SyncTopics:
     resync: str
     dead_letters: str
     changelog: str
+    rekey: str = ""
+    """Between source and sync, where partitioning = "repartition"; else empty."""
 
     @classmethod
-    def of(cls, app_id: str, source: str, output: str) -> SyncTopics:
+    def of(cls, app_id: str, source: str, output: str, partitioning: str = "") -> SyncTopics:
         """The house's names: DESIGN, Topics."""
         return cls(
             source=source,
@@ -43,14 +45,22 @@ class SyncTopics:
             resync=f"{source}.resync",
             dead_letters=f"{source}.dlq",
             changelog=f"{app_id}-{source}-changelog",
+            rekey=f"{app_id}-{source}-rekey" if partitioning == "repartition" else "",
         )
+
+    @property
+    def input(self) -> str:
+        """What the sync itself reads: the source, or its records under their entity keys."""
+        return self.rekey or self.source
 
     def plans(self, record_bytes_max: int) -> list[TopicPlan]:
         """What has to exist beside the source."""
         room = {"max.message.bytes": str(record_bytes_max + HEADER_ROOM_BYTES)}
         # Retention counts from a record's timestamp: that of an old event would be over before anybody reads its patch.
         kept = {"message.timestamp.type": "LogAppendTime"}
+        rekey = [TopicPlan(self.rekey, {**room, **kept})] if self.rekey else []
         return [
+            *rekey,
             TopicPlan(self.output, {**room, **kept}),
             TopicPlan(self.resync, {**kept, "retention.ms": str(DAY_MS)}),
             TopicPlan(self.dead_letters, {**room, **kept, "retention.ms": str(LETTER_RETENTION_DAYS * DAY_MS)}),
@@ -71,7 +81,7 @@ def check_counts(topics: SyncTopics, existing: Mapping[str, int]) -> None:
             f"{wanted}, as {topics.source} has",
             "a source that grew needs new topics: use another app id and output, or repartition into a new source",
         )
-        for name in (topics.output, topics.resync, topics.dead_letters, topics.changelog)
+        for name in (topics.rekey, topics.output, topics.resync, topics.dead_letters, topics.changelog)
         if name in existing and existing[name] != wanted
     ]
     if findings:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.broker import Broker
+from tests.journeys.pages import WAIT_S, get, samples, wait_for
 from tests.journeys.process import Worker, streams
 
 STALLED = """
@@ -30,7 +28,6 @@ async def never_returns(stream):
             await asyncio.Event().wait()
 """
 PROGRESS_TIMEOUT_MS = 3_000
-WAIT_S = 60
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -52,27 +49,6 @@ def produce(folder: Path, url: str, topic: str, *states: dict[str, object]) -> N
     assert 0 == done.returncode, done.stderr
 
 
-def get(worker: Worker, path: str) -> tuple[int, str]:
-    """Status and body of one page; status 0 while nobody answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError:
-        return 0, ""
-
-
-def samples(text: str) -> dict[tuple[str, str, str], float]:
-    """Every sample by name, topic and reason, partitions added up."""
-    found: dict[tuple[str, str, str], float] = {}
-    for family in text_string_to_metric_families(text):
-        for name, labels, value, *_ in family.samples:
-            place = (name, labels.get("topic", ""), labels.get("reason", ""))
-            found[place] = found.get(place, 0) + value
-    return found
-
-
 def config(folder: Path, url: str, source: str) -> None:
     """A streams.toml with one sync."""
     (folder / "streams.toml").write_text(
@@ -90,14 +66,12 @@ def test_a_worker_shows_how_it_is(url: str, tmp_path: Path) -> None:
     produce(tmp_path, url, source, *states)
     with Worker("--config", "streams.toml", cwd=tmp_path) as worker:
         worker.wait_ready()
-        deadline_s = time.monotonic() + WAIT_S
-        while (found := samples(text := get(worker, "/metrics")[1])).get(("streams_rows", source, ""), 0) < 2:
-            assert time.monotonic() < deadline_s, text
-            time.sleep(0.2)
+        text = wait_for(worker, "streams_rows", source, 2)
         ready, live = get(worker, "/readyz"), get(worker, "/livez")
 
     assert (200, True, {}) == (ready[0], json.loads(ready[1])["ready"], json.loads(ready[1])["reasons"])
     assert (200, "progressing") == (live[0], json.loads(live[1])["progress"])
+    found = samples(text)
     assert 3 == found["streams_events_total", source, ""]
     assert 2 == found["streams_patches_total", source, ""]
     assert 1 == found["streams_events_without_patch_total", source, "unchanged"]

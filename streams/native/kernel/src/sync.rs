@@ -66,6 +66,8 @@ pub struct Counts {
     pub requests_without_key: u64,
     pub requests_foreign: u64,
     pub requests_damaged: u64,
+    /// Records copied under their entity key.
+    pub rekeyed: u64,
     /// Keys whose sequences were reset on request.
     pub sequence_resets: u64,
     pub dead: [u64; Reason::ALL.len()],
@@ -98,6 +100,7 @@ impl Counts {
             ("requests.without-key", self.requests_without_key),
             ("requests.foreign", self.requests_foreign),
             ("requests.damaged", self.requests_damaged),
+            ("rekeyed", self.rekeyed),
             ("sequence-resets", self.sequence_resets),
         ];
         let dead = Reason::ALL.into_iter().zip(self.dead).filter(|(_, count)| *count > 0);
@@ -228,6 +231,23 @@ impl SyncTable {
             }
             Ok(())
         })
+    }
+
+    /// Gives each record its entity key as record key, for the topic that brings the records of a key together. Value,
+    /// headers and timestamp stay, `patches` has them; a record without a key is a dead letter. Changes no state.
+    pub fn rekey(&mut self, records: &Records) -> Result<Step, Failure> {
+        let step = self.call(0, self.now_ms, |call, scratch, key| {
+            call.step.patches = Records::with_capacity(records.len(), records.nbytes());
+            for record in records.iter() {
+                match call.rekey(&record, scratch, key) {
+                    Err(Stop::Refused(refusal)) => call.dead_letter(&record, &refusal)?,
+                    other => other?,
+                }
+            }
+            Ok(())
+        })?;
+        self.table.revert();
+        Ok(Step { mark: 0, ..step })
     }
 
     /// Answers a chunk of `{source}.resync`: the row of each key, again, for who asked. Changes no state but the
@@ -457,6 +477,19 @@ impl Call<'_> {
             Some(publication) => self.publish(record.timestamp_ms(), &arrival, &publication),
             None => Ok(()),
         }
+    }
+
+    /// Copies one record under its entity key.
+    fn rekey(&mut self, record: &Record<'_>, scratch: &mut Scratch, key: &mut Vec<u8>) -> Result<(), Stop> {
+        let event = envelope::recognise(&self.job.recognition, record, scratch)?;
+        let key = self.job.key_of(record, &event, key)?;
+        let rekeyed = &mut self.step.patches;
+        rekeyed.push(Some(key), record.value(), record.timestamp_ms(), record.offset())?;
+        for (name, value) in record.headers() {
+            rekeyed.push_header(name, value)?;
+        }
+        self.step.counts.rekeyed += 1;
+        Ok(())
     }
 
     /// Everything about an event but the row it meets. Fatal where it lies in another partition than its key does.

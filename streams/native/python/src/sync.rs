@@ -176,6 +176,12 @@ impl PyTable {
         self.step(py, done)
     }
 
+    fn rekey(&self, py: Python<'_>, records: PyRef<'_, PyRecords>) -> PyResult<PyStep> {
+        let records = &records.inner;
+        let done = self.detached(py, |table| table.rekey(records))?;
+        self.step(py, done)
+    }
+
     fn changelog(&self, py: Python<'_>, after_mark: u64, upto_mark: u64) -> PyResult<PyRecords> {
         let rows = self.detached(py, |table| table.table().changelog(after_mark, upto_mark))?;
         Ok(rows.map_err(invalid)?.into())

@@ -1,0 +1,63 @@
+"""Repartitioning: every source record goes through `{app}-{source}-rekey`, under its entity key, before it is synced.
+
+The Java client's murmur2 then puts all records of a key on one partition, wherever the producers put them. Value and
+headers stay as they are. The copy is one of exactly one: it moves in the chunk's transaction. Between partitions of the
+source the order is that of arrival, so events of one key from several partitions need a sequence to be told apart by
+age; a replayed dead letter is judged by its sequence and id too, since its origin offset counts in another topic. An
+event without an id has topic, partition and offset of the rekey topic as its identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterable
+from typing import Any
+
+from streams._native import Job, Table
+from streams.sync.limits import Limits
+from streams.sync.topics import SyncTopics
+from streams.transport.chunk import Chunk
+
+__all__ = ["Rekey"]
+
+BY_KEY = -1
+"""The partition that leaves the choice to murmur2 of the key."""
+
+
+class Rekey:
+    """The agent in front of a sync with `partitioning = "repartition"`."""
+
+    def __init__(self, app: Any, topics: SyncTopics, limits: Limits, counts: Counter[str]) -> None:
+        """`counts`: the sync's counters; what is dead-lettered here is counted there."""
+        self._app = app
+        self._topics = topics
+        self._limits = limits
+        self._counts = counts
+        self._job: Job | None = None
+        self._tables: dict[int, Table] = {}  # without rows; dead letters name their partition
+
+    def set_up(self, job: Job) -> None:
+        """`job` knows where the key is."""
+        self._job = job
+
+    async def run(self, stream: AsyncIterable[Chunk]) -> None:
+        """The agent's body."""
+        async for chunk in stream:
+            await self._work(chunk)
+
+    async def rewind(self, lost: bool) -> None:
+        """Chunks are read again: what was counted of them for the limit is forgotten."""
+        self._limits.clear()
+
+    async def _work(self, chunk: Chunk) -> None:
+        if self._job is None:
+            raise RuntimeError(f"rekey of {self._topics.source} has no partitions yet")
+        table = self._tables.get(chunk.partition)
+        if table is None:
+            table = self._tables[chunk.partition] = Table(self._job, chunk.partition)
+        step = await asyncio.to_thread(table.rekey, chunk.records)
+        chunk.send_records(self._topics.rekey, BY_KEY, step.patches)
+        chunk.send_records(self._topics.dead_letters, chunk.partition, step.dead_letters)
+        self._counts.update(step.counts)
+        self._limits.observe(chunk.partition, len(chunk), step.counts)
