@@ -16,7 +16,7 @@ from streams.kernel.schema import MessageSchema
 from tests.protos import message_class
 
 law = settings(
-    max_examples=20_000 if os.environ.get("STREAMS_LAWS") == "deep" else 150,
+    max_examples=5_000 if os.environ.get("STREAMS_LAWS") == "deep" else 150,
     deadline=None,
     print_blob=True,
     # messages of every kind of field are large examples, and the first one compiles the zoo
