@@ -235,12 +235,17 @@ class Consumer(ChunkConsumer, base.Consumer):
 
     @override
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        return {tp: self.highwater(tp) for tp in partitions}
+        return {tp: self.transport.log_end(*tp) for tp in partitions}
+
+    def reported_end(self, tp: TP) -> int:
+        """Everything before this offset was fetched."""
+        return self._positions.get(tp, 0)
 
     @override
     def highwater(self, tp: TP) -> int:
-        end: int = self.transport.log.log.end(*tp)
-        return end
+        """How far the end was seen: what lies behind it was not looked at yet, and counts as work to do."""
+        end: int = self.transport.log_end(*tp)
+        return min(self._positions.get(tp, 0), end)
 
     # -- committing -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -106,20 +107,22 @@ class WorkerLog:
 
     def spread(self, outputs: Iterable[Output]) -> list[Batch]:
         """Outputs in one batch per partition, in their order; partition -1 is decided here."""
-        batches: dict[tuple[str, int], Records] = {}
+        runs: defaultdict[tuple[str, int], list[Records]] = defaultdict(list)
+        growing: dict[tuple[str, int], Records] = {}  # the last run of a partition, where it was made here
         for topic, partition, records in outputs:
             self.declare(topic)
             if partition >= 0:
-                present = batches.setdefault((topic, partition), records)
-                if present is not records:
-                    present.extend(records)
+                runs[topic, partition].append(records)
+                growing.pop((topic, partition), None)
                 continue
             for index in range(len(records)):
                 key = records.key(index)
                 where = (topic, self.partition(topic, key))
-                batch = batches.setdefault(where, Records())
-                batch.append(key, records.value(index), records.headers(index), records.timestamp_ms(index))
-        return [(topic, partition, records) for (topic, partition), records in batches.items()]
+                if where not in growing:
+                    growing[where] = Records()
+                    runs[where].append(growing[where])
+                growing[where].append(key, records.value(index), records.headers(index), records.timestamp_ms(index))
+        return [(topic, partition, _joined(several)) for (topic, partition), several in runs.items()]
 
     def append(
         self, batches: Sequence[Batch], group: str | None = None, offsets: Sequence[tuple[str, int, int]] = ()
@@ -171,6 +174,16 @@ class WorkerLog:
         """Lets go of the log; the last one of this process closes it."""
         self.give_up()
         self.log.close()
+
+
+def _joined(runs: list[Records]) -> Records:
+    """One batch of several; none of them is changed."""
+    if len(runs) == 1:
+        return runs[0]
+    batch = Records()
+    for run in runs:
+        batch.extend(run)
+    return batch
 
 
 class EmbeddedLedger:
