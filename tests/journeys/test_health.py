@@ -117,3 +117,34 @@ def test_a_stalled_worker_ends(url: str, tmp_path: Path) -> None:
         rf"no progress for {PROGRESS_TIMEOUT_MS} ms with \d+ records waiting \(last step: an agent, at record 1 of 1",
         said,
     )
+
+
+@pytest.mark.kafka
+def test_an_unreachable_broker_is_a_reason_to_wait(tmp_path: Path) -> None:
+    """Away for longer than the timeout: the worker says so, does not end, and goes on when the broker is back."""
+    source = f"devices-{uuid.uuid4().hex[:8]}"
+    broker = Broker(tmp_path / "broker", heap_mb=512)
+    broker.start()
+    try:
+        config(tmp_path, broker.url, source)
+        produce(tmp_path, broker.url, source, {"deviceId": "d-1"})
+        timeout = f"app.progress_timeout_ms={PROGRESS_TIMEOUT_MS}"
+        with Worker("--config", "streams.toml", "--set", timeout, cwd=tmp_path) as worker:
+            wait_for(worker, "streams_patches_total", source, 1)
+            broker.stop()
+            deadline_s = time.monotonic() + WAIT_S
+            while "broker" not in (said := get(worker, "/readyz"))[1]:
+                assert time.monotonic() < deadline_s, said
+                time.sleep(0.2)
+            time.sleep(2 * PROGRESS_TIMEOUT_MS / 1000)
+            live = get(worker, "/livez")
+            broker.start()
+            produce(tmp_path, broker.url, source, {"deviceId": "d-2"})
+            wait_for(worker, "streams_patches_total", source, 2)
+            code = worker.stop()
+    finally:
+        broker.stop()
+
+    assert 503 == said[0]
+    assert (200, "waiting") == (live[0], json.loads(live[1])["progress"])
+    assert 0 == code
