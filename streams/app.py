@@ -26,6 +26,7 @@ from streams.state.changelog import RestoreReport
 from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics, check_counts
+from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema, ChunkStream
 from streams.transport.credentials import Credentials
 
@@ -80,6 +81,7 @@ class App(faust.App):
         self.syncs: dict[str, Sync] = {}
         own = self.settings.app
         options.setdefault("Stream", ChunkStream)
+        options.setdefault("PartitionAssignor", Assignor)
         options.setdefault("topic_disable_leader", True)
         options.setdefault("stream_buffer_maxsize", 4096)
         options.setdefault("topic_allow_declare", True)

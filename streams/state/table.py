@@ -42,6 +42,7 @@ class PartitionState:
         self.store = store
         self._topic = changelog_topic
         self._log = log
+        self._changelog_end: int | None = None
         self.committed_mark = 0
         self.restored = 0
         """Rows read from the changelog at the last restore."""
@@ -63,13 +64,23 @@ class PartitionState:
         rows = self.table.changelog(after, upto)
         return Output(self._topic, self.partition, rows) if len(rows) else None
 
+    def acknowledged(self) -> None:
+        """Notes how far a store will have come when the transaction is confirmed.
+
+        Asked after the commit, by a worker that stood still meanwhile, the end would hold rows of the next owner, which
+        this store lacks.
+        """
+        if self.store is not None:
+            self._changelog_end = self._log.log_end(self._topic, self.partition)
+
     def commit(self, upto: int) -> None:
         """The transaction is confirmed: the rows of these marks are the state."""
         rows = self.table.commit(upto)
         if self.store is not None and len(rows):
-            # The transaction is confirmed: the store may take the rows now, never before. Its offset is the end of the
-            # changelog as seen after the commit: this worker is the only writer, and a lower one is merely re-read.
-            self.store.write(rows, self._log.log_end(self._topic, self.partition))
+            # The store may take the rows now, never before. An offset below their own is merely read again; only a log
+            # that no other worker can write is asked where it ends after the commit.
+            end = self._changelog_end
+            self.store.write(rows, self._log.log_end(self._topic, self.partition) if end is None else end)
         self.committed_mark = upto
 
     # -- restoring --------------------------------------------------------------------------------------------

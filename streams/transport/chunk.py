@@ -38,6 +38,13 @@ class Participant(Protocol):
         """Rows changed by the marks in (after, upto], last value per key, for the changelog topic."""
         ...
 
+    def acknowledged(self) -> None:
+        """Called when the changelog's rows are acknowledged, while the transaction can still be refused.
+
+        No other worker owned the partition up to here, or it will be refused: what the changelog holds now is known.
+        """
+        ...
+
     def commit(self, upto: int) -> None:
         """Called after the transaction is confirmed: the rows of these marks are the state from now on."""
         ...
@@ -108,6 +115,7 @@ class Chunk:
         "marks",
         "outputs",
         "partition",
+        "reached",
         "records",
         "topic",
     )
@@ -126,12 +134,16 @@ class Chunk:
         self.marks: list[tuple[Participant, int]] = []
         self.finished = 0
         """Agents that have finished it."""
+        self.reached = 0
+        """The record that an agent looked at last: a slow agent is told from a stalled one by it."""
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __iter__(self) -> Iterator[Record]:
-        return (Record(self.records, index) for index in range(len(self.records)))
+        for index in range(len(self.records)):
+            self.reached = index
+            yield Record(self.records, index)
 
     def __repr__(self) -> str:
         return f"<Chunk {self.topic}/{self.partition} {self.records.first_offset}-{self.last}, {len(self)} records>"
@@ -213,6 +225,7 @@ class ChunkStream(Stream[Any]):
                 continue
             # Faust counts the agents that a message went to when it hands it out: the only moment that is certain.
             readers = event.message.refcount
+            self.app.consumer.pace.begun(chunk)
             yield chunk
             await self.app.consumer.chunk_done(chunk, readers)
 

@@ -19,6 +19,7 @@ from faust.types import TP, ConsumerMessage
 
 from streams.errors import StateError, TransportError
 from streams.transport.chunk import Chunk, ChunkSchema
+from streams.transport.pace import Pace
 from streams.transport.pipeline import Ledger, Pipeline, Unit
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ OrdinaryRecord = tuple["Records", int]
 
 class ChunkConductor(base.Conductor):
     """Knows which topics are delivered in chunks."""
+
+    _resubscribe_sleep_lock_seconds = 4.0
+    """Faust collects new topics for 45 s before it subscribes to them: the first answer of an `ask` would wait so long.
+    Not below 3 s: Faust declares the topic of answers first and opens the stream that reads it 3 s later."""
 
     def is_chunked(self, topic: str) -> bool:
         """Whether any reader of the topic wants chunks. All readers of a topic must want the same."""
@@ -56,7 +61,7 @@ class ChunkConsumer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._rewinds: list[Rewind] = []
-        self.last_progress_at = 0.0
+        self.pace = Pace()
         self.pipeline = Pipeline(
             self.ledger,
             interval_s=interval_s,
@@ -73,8 +78,8 @@ class ChunkConsumer:
         """Drops everything uncommitted. Chunks in agents' hands or queues belong to an older epoch from here on."""
         self.epoch += 1
         self._next.clear()
+        self.pipeline.discard()  # before anything is waited for: none of it may begin to commit meanwhile
         await self._idle.wait()
-        self.pipeline.discard()
         for callback in self._rewinds:
             await callback(lost)
 
@@ -149,11 +154,13 @@ class ChunkConsumer:
             acked.discard(new)
         if new is None:
             return None
+        self.pace.finished({tp: new + 1})
         self._acked[tp] = [offset for offset in self._acked[tp] if offset > new]  # type: ignore[attr-defined]
         return new + 1
 
     def forget_deliveries(self, tps: Iterable[TP] | None = None) -> None:
         """Positions are about to change: what was delivered before does not count any more."""
+        self.pace.forget(tps)
         if tps is None:
             self._order.clear()
             self._acked.clear()  # type: ignore[attr-defined]
@@ -170,6 +177,7 @@ class ChunkConsumer:
 
     def split(self, tp: TP, begin: int, records: Records, generation: int, epoch: int) -> list[Any]:
         """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records."""
+        self.pace.fetched(tp, begin)
         if self.app.topics.is_chunked(tp.topic):
             return [Chunk(tp.topic, tp.partition, begin, records, generation=generation, epoch=epoch)]
         return [(records, index) for index in range(len(records))]

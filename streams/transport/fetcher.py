@@ -196,6 +196,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for tp, offset in committed.items():
                 self._positions[tp] = first if offset is None else offset
                 self._stale.add(tp)
+                self.ends.pop(tp, None)
         return committed
 
     async def remember_committed(self, tps: Iterable[TP]) -> None:
@@ -258,6 +259,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     @override
     def verify_recovery_event_path(self, now: float, tp: TP) -> None:
         """See `verify_event_path`."""
+
+    async def group_error(self) -> Exception | None:
+        """What went wrong in the group since the last call."""
+        return await self.call_thread(self._group_error)  # type: ignore[no-any-return]
+
+    async def _group_error(self) -> Exception | None:
+        coordinator = self._ensure_consumer()._coordinator
+        try:
+            coordinator.check_errors()
+        except Exception as error:  # noqa: BLE001 - aiokafka hands over whatever ended its work
+            return error
+        return None
 
     def member(self) -> Member:
         """This worker in its group, as aiokafka knows it."""

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError as ProtocolError
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode import Service
 from typing_extensions import override
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
@@ -34,6 +35,8 @@ __all__ = ["Consumer", "Producer", "Transport"]
 METADATA_TIMEOUT_MS = 10_000
 TOPIC_POLL_S = 0.25
 RENEW_PAUSE_S = 1.0
+GROUP_CHECK_S = 1.0
+"""A heartbeat may wait for the last error to be looked at; well below any session's time-out."""
 
 
 def bootstrap(transport: Any) -> str:
@@ -60,6 +63,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
             member=self._thread.member,
             credentials=self.transport.credentials,
         )
+        self._place = ("", -1)  # member id and generation of the last assignment
         self.begin_chunks(
             interval_s=settings.transaction.interval_ms / 1000, records_max=settings.transaction.records_max
         )
@@ -116,6 +120,28 @@ class Consumer(ChunkConsumer, driver.Consumer):
         if not written:
             await self._renew_ledger()  # aborts the transaction that did not end in time
         await self.rewind(lost=not written)
+
+    @override
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        last, self._place = self._place, (self._thread.member().member, generation_id)
+        if self._place != (last[0], last[1] + 1):
+            # It was out of the group in between, if only for a moment: others may have worked on what it still holds.
+            await self.rewind(lost=True)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    @Service.task
+    async def _watch_group(self) -> None:
+        """aiokafka keeps what went wrong in the group for whoever fetches through it, and stands still until then."""
+        while not self.should_stop:
+            await self.sleep(GROUP_CHECK_S)
+            error = await self._thread.group_error()
+            if error is None:
+                continue
+            if getattr(error, "retriable", False):
+                self.log.warning("group member: %r", error)
+                continue
+            await self.app.crash(TransportError(f"group {self.app.conf.id}: {error!r}; a restart joins it anew"))
+            return
 
     @override
     async def on_unit_committed(self, unit: Unit) -> None:
@@ -186,6 +212,8 @@ class Producer(driver.Producer):
 
 class Transport(driver.Transport):
     """Entry point `streams+kafka` of Faust's transports."""
+
+    app: Any  # its consumer is ours
 
     Consumer = Consumer
     ConsumerThread = ConsumerThread

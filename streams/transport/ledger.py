@@ -135,6 +135,7 @@ class KafkaLedger:
         self._produce_outputs(producer, unit)
         self._produce_changelog(producer, unit)
         self._flush(producer)
+        self._acknowledge(unit)
         began = time.perf_counter()
         group, member, instance = self._member()
         offsets = [(topic, partition, offset) for (topic, partition), offset in unit.positions.items()]
@@ -154,6 +155,7 @@ class KafkaLedger:
         if unit.marks:
             self._produce_changelog(producer, unit)
             self._flush(producer)
+            self._acknowledge(unit)
 
     def _produce_outputs(self, producer: KafkaProducer, unit: Unit) -> None:
         began = time.perf_counter()
@@ -170,6 +172,10 @@ class KafkaLedger:
                 producer.produce(rows.topic, rows.partition, rows.records, FLUSH_TIMEOUT_MS)
             self.seconds["changelog"] += middle - began
             self.seconds["produce"] += time.perf_counter() - middle
+
+    def _acknowledge(self, unit: Unit) -> None:
+        for participant in unit.marks:
+            participant.acknowledged()
 
     def _flush(self, producer: KafkaProducer) -> None:
         began = time.perf_counter()

@@ -83,6 +83,7 @@ class Pipeline:
         self._open = Unit()
         self._committing = False
         self._draining = False
+        self._discards = 0
         self._changed = asyncio.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._task: asyncio.Task[None] | None = None
@@ -94,8 +95,11 @@ class Pipeline:
 
     async def submit(self, chunk: Chunk) -> None:
         """Adds a finished chunk; waits while one transaction commits and the next is full: the back-pressure."""
+        discards = self._discards
         async with self._changed:
             await self._changed.wait_for(lambda: not self._committing or self._open.records < self.records_max)
+            if discards != self._discards:
+                return  # its changes went while it waited here: its records are read again
             self._open.add(chunk, asyncio.get_running_loop().time())
             self._changed.notify_all()
 
@@ -118,7 +122,8 @@ class Pipeline:
         return self._open.empty and not self._committing
 
     def discard(self) -> None:
-        """Forgets what was submitted and not begun to commit."""
+        """Forgets what was submitted, or waits to be, and has not begun to commit."""
+        self._discards += 1
         self._open = Unit()
 
     async def stop(self) -> None:

@@ -1,0 +1,93 @@
+"""The app that fault tests kill: one sync, and where asked for a point at which the process dies or an agent raises.
+
+The points lie around what the product calls (its producer, its store), so that no line of the product knows of them.
+Environment: FAULT_SOURCE and FAULT_STATE describe the sync. FAULT_AT=point:count kills the process without a word when
+it comes to that point for the count-th time. FAULT_COPIES names a topic into which a second agent copies every event's
+offset; FAULT_RAISE=count lets that agent raise in the middle of its count-th chunk.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+from streams import App
+from streams._native import KafkaProducer
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.state.rocks import Store
+from streams.transport import ledger
+
+POINTS = {
+    "begin": "a transaction has begun, with nothing in it",
+    "produce": "a batch of outputs or rows is handed over",
+    "flush": "everything handed over is acknowledged",
+    "send_offsets": "the offsets are in the transaction",
+    "commit": "the transaction is committed, and nobody here knows it yet",
+    "write": "the local store has taken the rows",
+}
+"""Where the process can die: after the call of that name."""
+
+_point, _, _count = os.environ.get("FAULT_AT", "").partition(":")
+_passed: Counter[str] = Counter()
+
+
+def passed(point: str) -> None:
+    """Dies here when this is the chosen point and time."""
+    _passed[point] += 1
+    if point == _point and _passed[point] == int(_count):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class MortalProducer:
+    """The native producer with a point after each call."""
+
+    def __init__(self, *args: Any) -> None:
+        self._producer = KafkaProducer(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._producer, name)
+        if name not in POINTS:
+            return call
+
+        def called(*args: Any) -> Any:
+            result = call(*args)
+            passed(name)
+            return result
+
+        return called
+
+
+class Raised(Exception):
+    """What the second agent raises."""
+
+
+def mortal_write(self: Store, *args: Any) -> None:
+    """The store's write with a point after it."""
+    _write(self, *args)
+    passed("write")
+
+
+_write = Store.write
+if _point:
+    ledger.KafkaProducer = MortalProducer  # type: ignore[misc, assignment]
+    Store.write = mortal_write  # type: ignore[method-assign, assignment]
+
+app = App("faults")
+source = os.environ["FAULT_SOURCE"]
+app.sync(source, DeviceState, key="record", state=os.environ.get("FAULT_STATE", "memory"))
+
+if copies := os.environ.get("FAULT_COPIES"):
+    raise_at = int(os.environ.get("FAULT_RAISE", "0"))
+
+    @app.agent(app.chunks(source), name="copies")
+    async def copy(stream: Any) -> None:
+        """Sends one record per event in the chunk's transaction."""
+        seen = 0
+        async for chunk in stream:
+            seen += 1
+            for number, record in enumerate(chunk):
+                if seen == raise_at and number == len(chunk) // 2:
+                    raise Raised("in the middle of a chunk")
+                chunk.send(copies, partition=chunk.partition, key=record.key, value=str(record.offset).encode())
