@@ -10,13 +10,15 @@ from typing import Any
 
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import StallError, TransportError
-from streams.transport.progress import Place, Progressing, Stalled, Verdict, Waiting, Watch
+from streams.transport.progress import Held, Holds, Place, Progressing, Stalled, Verdict, Waiting, Watch
 
 __all__ = ["Health"]
 
 LOOKS_PER_TIMEOUT = 4
 LOOK_PAUSE_MAX_S = 5.0
 """Between two looks: often enough to end within a quarter of the timeout, rare enough to cost the broker nothing."""
+TRANSACTION_MAX_S = 60.0
+"""A transaction that takes longer hangs: the longest time-out that clients have unless told otherwise."""
 SERVICE_UNAVAILABLE = 503
 
 
@@ -31,6 +33,9 @@ class Health:
         self._unreachable: dict[str, str] = {}
         self.assigned = False
         """Whether partitions are assigned and their state is restored; the app says so."""
+        self._holds = Holds(TRANSACTION_MAX_S)
+        self.held: list[Held] = []
+        """Where other producers' transactions hang, as of the last look."""
         self.places: tuple[Place, ...] = ()
         """The assigned partitions at the last look."""
         self.verdict: Verdict = Progressing()
@@ -45,9 +50,8 @@ class Health:
 
         async def readyz(view: Any, request: Any) -> Any:
             reasons = self.reasons()
-            ready = not reasons
-            status = 200 if ready else SERVICE_UNAVAILABLE
-            return view.json({"ready": ready, "reasons": reasons, "partitions": len(self.places)}, status=status)
+            said = {"ready": not reasons, "reasons": {**reasons, **self.held_back()}, "partitions": len(self.places)}
+            return view.json(said, status=SERVICE_UNAVAILABLE if reasons else 200)
 
         self._app.page("/livez")(livez)
         self._app.page("/readyz")(readyz)
@@ -58,6 +62,16 @@ class Health:
         if not self.assigned:
             reasons.setdefault("assignment", "waiting for partitions")
         return reasons
+
+    def held_back(self) -> dict[str, str]:
+        """Partitions that another producer's hanging transaction holds back; the worker is ready all the same."""
+        return {
+            f"transaction {held.topic}/{held.partition}": (
+                f"{held.records} records from offset {held.offset} on wait for an open transaction since "
+                f"{held.for_s:.0f} s; find its producer, or abort it with kafka-transactions.sh"
+            )
+            for held in self.held
+        }
 
     def report(self) -> dict[str, Any]:
         """How it goes: progressing, waiting (and for what) or stalled (and where), and the records still to do."""
@@ -88,17 +102,20 @@ class Health:
         watched = [tp for tp in consumer.assignment() if self._is_watched(tp)]
         before, self._unreachable = self._unreachable, {}
         try:
-            ends = await asyncio.to_thread(lambda: {tp: transport.log_end(tp.topic, tp.partition) for tp in watched})
+            ends = await asyncio.to_thread(lambda: {tp: transport.log_end(*tp) for tp in watched})
+            open_ends = await asyncio.to_thread(lambda: {tp: transport.open_end(*tp) for tp in watched})
         except TransportError as error:
             self._unreachable = before or {"broker": f"unreachable: {error}"}
-            ends = {}
+            ends = open_ends = {}
+        now_s = self._clock.monotonic_s()
+        self.held = self._holds.observe(now_s, {tp: (end, open_ends[tp]) for tp, end in ends.items()})
         places = []
         for tp, end in ends.items():
             done, fetched = consumer.pace.done.get(tp), await consumer.position(tp)
             places.append(Place(tp.topic, tp.partition, done, fetched, consumer.highwater(tp), end))
         self.places = tuple(places)
         reasons = {**self._unreachable, **transport.reasons}
-        self.verdict = self._watch.observe(self._clock.monotonic_s(), places, consumer.pace.steps(), reasons)
+        self.verdict = self._watch.observe(now_s, places, consumer.pace.steps(), reasons)
 
     def _is_watched(self, tp: Any) -> bool:
         """Changelogs of Faust's tables have Faust's recovery; a topic without acknowledgements has no progress."""

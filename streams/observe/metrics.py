@@ -112,6 +112,14 @@ class Metrics(Collector):
         for place in self._health.places:
             lag.add_metric([place.topic, str(place.partition)], place.lag)
         yield lag
+        held = GaugeMetricFamily(
+            "streams_held_records",
+            "Records behind another producer's hanging transaction",
+            labels=["topic", "partition"],
+        )
+        for hold in self._health.held:
+            held.add_metric([hold.topic, str(hold.partition)], hold.records)
+        yield held
 
     def _transactions(self) -> Iterator[Any]:
         ledger = self._app.consumer.ledger

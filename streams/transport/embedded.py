@@ -237,10 +237,6 @@ class Consumer(ChunkConsumer, base.Consumer):
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         return {tp: self.transport.log_end(*tp) for tp in partitions}
 
-    def reported_end(self, tp: TP) -> int:
-        """Everything before this offset was fetched."""
-        return self._positions.get(tp, 0)
-
     @override
     def highwater(self, tp: TP) -> int:
         """How far the end was seen: what lies behind it was not looked at yet, and counts as work to do."""
@@ -390,6 +386,10 @@ class Transport(base.Transport):
     ) -> dict[tuple[str, int], int]:
         """Reads records to the end as of now. Blocks."""
         return self.log.read_to_end(start, sink, keep_going, progress)
+
+    def open_end(self, topic: str, partition: int) -> int:
+        """As `log_end`: what is not committed is not in the log."""
+        return self.log_end(topic, partition)
 
     def log_end(self, topic: str, partition: int) -> int:
         """Next offset of a partition. Blocks."""

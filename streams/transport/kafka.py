@@ -231,6 +231,7 @@ class Transport(driver.Transport):
         self.before_subscribe: list[Callable[[KafkaAdmin, Mapping[str, int]], Iterable[str]]] = []
         """Called with the topics that exist until each returns nothing more to wait for; they create their own."""
         self._reader: KafkaConsumer | None = None
+        self._open_reader: KafkaConsumer | None = None
         self.reasons: dict[str, str] = {}
         """Why there is no progress, where there is a reason; shown by readiness, metrics and doctor."""
 
@@ -256,6 +257,17 @@ class Transport(driver.Transport):
         self.hand_token(consumer)
         return consumer
 
+    def open_end(self, topic: str, partition: int) -> int:
+        """Next offset of a partition, records of open transactions included. Blocks."""
+        if self._open_reader is None:
+            config = {"group.id": f"{self.app.conf.id}-restore", "isolation.level": "read_uncommitted"}
+            self._open_reader = KafkaConsumer({**self.client_config(), **config})
+            self.hand_token(self._open_reader)
+        try:
+            return self._open_reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)[1]
+        except KafkaError as error:
+            raise named(error, f"end of {topic}/{partition}") from error
+
     def log_end(self, topic: str, partition: int) -> int:
         """Next offset of a partition. Blocks."""
         if self._reader is None:
@@ -270,8 +282,9 @@ class Transport(driver.Transport):
         """Gives every native client a current token; nothing to do without OAUTHBEARER. Blocks."""
         if not self.credentials.uses_token:
             return
-        if self._reader is not None:
-            self.hand_token(self._reader)
+        for reader in (self._reader, self._open_reader):
+            if reader is not None:
+                self.hand_token(reader)
         self.app.consumer.refresh_tokens()
 
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple
 
-__all__ = ["Place", "Progressing", "Stalled", "Verdict", "Waiting", "Watch"]
+__all__ = ["Held", "Holds", "Place", "Progressing", "Stalled", "Verdict", "Waiting", "Watch"]
 
 
 class Place(NamedTuple):
@@ -91,3 +91,36 @@ class Watch:
             if now_s - since_s >= self.timeout_s:
                 verdict = Stalled(topic, place.partition, place.lag)
         return verdict
+
+
+class Held(NamedTuple):
+    """Records that nobody may read yet: from `offset` on they wait for an open transaction of another producer."""
+
+    topic: str
+    partition: int
+    offset: int
+    records: int
+    for_s: float
+
+
+class Holds:
+    """Tells transactions that hang from those that are under way. `after_s`: how long one may take."""
+
+    def __init__(self, after_s: float) -> None:
+        self.after_s = after_s
+        self._since: dict[tuple[str, int], tuple[int, float]] = {}  # the last stable offset, and when it came there
+
+    def observe(self, now_s: float, ends: Mapping[tuple[str, int], tuple[int, int]]) -> list[Held]:
+        """`ends`: last stable offset and end of each partition. Where the former stands still before the latter."""
+        before, self._since = self._since, {}
+        held = []
+        for (topic, partition), (stable, end) in ends.items():
+            if stable >= end:
+                continue
+            offset, since_s = before.get((topic, partition), (stable, now_s))
+            if offset != stable:
+                since_s = now_s
+            self._since[topic, partition] = (stable, since_s)
+            if now_s - since_s >= self.after_s:
+                held.append(Held(topic, partition, stable, end - stable, now_s - since_s))
+        return held

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.transport.progress import Place, Progressing, Stalled, Waiting, Watch
+from streams.transport.progress import Held, Holds, Place, Progressing, Stalled, Waiting, Watch
 
 TIMEOUT_S = 60.0
 
@@ -97,3 +97,16 @@ def test_a_stall_needs_a_whole_timeout_of_standing_still(history: list[tuple[flo
 
         stalled = still_since is not None and now_s - still_since >= TIMEOUT_S
         assert stalled == isinstance(verdict, Stalled)
+
+
+def test_a_transaction_that_hangs_is_told_from_one_under_way() -> None:
+    """The stable offset has to stand still for the whole time, before records that are there."""
+    holds = Holds(TIMEOUT_S)
+    where = ("devices", 3)
+
+    assert [] == holds.observe(0, {where: (10, 15)})
+    assert [] == holds.observe(TIMEOUT_S - 1, {where: (10, 20)})
+    assert [Held("devices", 3, 10, 15, TIMEOUT_S)] == holds.observe(TIMEOUT_S, {where: (10, 25)})
+    assert [] == holds.observe(TIMEOUT_S + 1, {where: (12, 25)})
+    assert [] == holds.observe(2 * TIMEOUT_S, {where: (25, 25)})
+    assert [] == holds.observe(3 * TIMEOUT_S, {where: (25, 30)})
