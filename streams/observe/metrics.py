@@ -151,7 +151,7 @@ class Metrics(Collector):
 
 
 def counters(by_topic: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetricFamily]:
-    """The kernel's counters of each topic. One that nobody named here is shown under the kernel's own name."""
+    """The kernel's counters of each topic, under their public names."""
     families: dict[str, CounterMetricFamily] = {}
     for topic, counts in by_topic.items():
         for name, count in counts.items():
@@ -159,8 +159,7 @@ def counters(by_topic: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetri
                 reason = name.removeprefix("dead.")
                 counter = Counter("streams_dead_letters", "Records that could not be processed, by reason", reason)
             else:
-                own = "streams_" + "".join(letter if letter.isalnum() else "_" for letter in name)
-                counter = COUNTERS.get(name) or Counter(own, f"The kernel's counter {name}")
+                counter = COUNTERS[name]
             labels = ["topic", "reason"] if counter.reason else ["topic"]
             family = families.setdefault(counter.name, CounterMetricFamily(counter.name, counter.help, labels=labels))
             family.add_metric([topic, counter.reason] if counter.reason else [topic], count)
