@@ -21,7 +21,7 @@ class Assignor(PartitionAssignor):
     """
 
     @override
-    def on_assignment(self, assignment: Any) -> None:
+    def on_assignment(self, assignment: Any) -> None:  # type: ignore[override]  # a class method in aiokafka alone
         former: Any = ClientMetadata.loads(self._decompress(assignment.user_data))
         present = str(self._url)
         if former.url != present:

@@ -265,7 +265,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return await self.call_thread(self._group_error)  # type: ignore[no-any-return]
 
     async def _group_error(self) -> Exception | None:
-        coordinator = self._ensure_consumer()._coordinator
+        coordinator: Any = self._ensure_consumer()._coordinator
         try:
             coordinator.check_errors()
         except Exception as error:  # noqa: BLE001 - aiokafka hands over whatever ended its work

@@ -128,7 +128,7 @@ class Result:
 
 
 def check(bootstrap: str, app_id: str, source: str, *, strict: bool = True) -> Result:
-    """Compares patches and changelog with the replay. Not `strict`: revisions may come again, as at_least_once allows."""
+    """Compares patches and changelog with the replay. Not `strict`: revisions may come again (at_least_once)."""
     sent = read(bootstrap, source)
     expected = replay(records for batches in sent.values() for records in batches)
     receiver, against = Receiver(strict=strict), Check(expected)

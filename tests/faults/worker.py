@@ -2,8 +2,8 @@
 
 The points lie around what the product calls (its producer, its store), so that no line of the product knows of them.
 Environment: FAULT_SOURCE and FAULT_STATE describe the sync. FAULT_AT=point:count kills the process without a word when
-it comes to that point for the count-th time. FAULT_COPIES names a topic into which a second agent copies every event's
-offset; FAULT_RAISE=count lets that agent raise in the middle of its count-th chunk.
+it comes to that point for the count-th time, or freezes it where FAULT_SIGNAL=SIGSTOP. FAULT_COPIES names a topic into
+which a second agent copies every event's offset; FAULT_RAISE=count lets that agent raise in its count-th chunk.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _passed: Counter[str] = Counter()
 
 
 def passed(point: str) -> None:
-    """Dies here when this is the chosen point and time."""
+    """Dies or freezes here when this is the chosen point and time."""
     _passed[point] += 1
     if point == _point and _passed[point] == int(_count):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[os.environ.get("FAULT_SIGNAL", "SIGKILL")])
 
 
 class MortalProducer:
@@ -59,7 +59,7 @@ class MortalProducer:
         return called
 
 
-class Raised(Exception):
+class RaisedError(Exception):
     """What the second agent raises."""
 
 
@@ -89,5 +89,5 @@ if copies := os.environ.get("FAULT_COPIES"):
             seen += 1
             for number, record in enumerate(chunk):
                 if seen == raise_at and number == len(chunk) // 2:
-                    raise Raised("in the middle of a chunk")
+                    raise RaisedError("in the middle of a chunk")
                 chunk.send(copies, partition=chunk.partition, key=record.key, value=str(record.offset).encode())

@@ -1,0 +1,115 @@
+"""Workers that come, go, freeze and come back: each partition has one owner at a time, and no zombie is heard."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.broker import Broker
+from tests.faults.check import Findings, read, rows
+from tests.faults.run import SESSION_MS, Run
+
+pytestmark = pytest.mark.faults
+
+KINDS = [("memory", "exactly_once"), ("rocksdb", "exactly_once"), ("memory", "at_least_once")]
+MOVED_S = SESSION_MS / 1000 + 4
+"""A silent worker's partitions are another's by then."""
+
+
+@pytest.mark.parametrize(("state", "guarantee"), KINDS)
+def test_workers_join_and_leave(kafka: Broker, tmp_path: Path, seed: int, state: str, guarantee: str) -> None:
+    """A second and a third worker join; one leaves cleanly, one is killed; the last one has everything."""
+    with Run(kafka, tmp_path, seed, state=state, guarantee=guarantee) as run:
+        first = run.start("a")
+        second = run.start("b")
+        time.sleep(1)
+        run.start("c")
+        time.sleep(1)
+
+        assert 0 == second.stop()
+
+        time.sleep(2)
+        run.kill(first)
+        time.sleep(1)
+        run.start("b")
+        run.finish()
+
+
+@pytest.mark.parametrize("state", ["memory", "rocksdb"])
+def test_a_frozen_worker_comes_back(kafka: Broker, tmp_path: Path, seed: int, state: str) -> None:
+    """A worker frozen past its session, while another works on its partitions, commits nothing more of its own."""
+    with Run(kafka, tmp_path, seed, state=state) as run:
+        first = run.start("a")
+        second = run.start("b")
+        time.sleep(1)
+        os.kill(first.process.pid, signal.SIGSTOP)
+        time.sleep(MOVED_S)
+        os.kill(first.process.pid, signal.SIGCONT)
+        time.sleep(MOVED_S)
+        run.kill(second)
+        run.finish()
+
+
+@pytest.mark.parametrize("point", ["flush:9", "send_offsets:9", "commit:9"])
+@pytest.mark.parametrize("state", ["memory", "rocksdb"])
+def test_frozen_at_a_chosen_point(kafka: Broker, tmp_path: Path, seed: int, state: str, point: str) -> None:
+    """A worker frozen around the end of a transaction comes back after another has worked on its partitions.
+
+    Its state is not that of its partitions any more, and its store must not claim the rows of the other.
+    """
+    with Run(kafka, tmp_path, seed, state=state) as run:
+        first = run.start("a", ready=False, FAULT_AT=point, FAULT_SIGNAL="SIGSTOP")
+        os.waitid(os.P_PID, first.process.pid, os.WSTOPPED | os.WNOWAIT)
+        second = run.start("b")
+        time.sleep(MOVED_S)
+        os.kill(first.process.pid, signal.SIGCONT)
+        time.sleep(3)
+        run.kill(second)
+        time.sleep(1)
+        run.finish()
+
+
+def test_an_agent_that_raises(kafka: Broker, tmp_path: Path, seed: int) -> None:
+    """An agent that raised in the middle of a chunk ends the worker, and nothing of the chunk was committed."""
+    copies = f"copies-{seed:08x}"
+    kafka.create_topics(copies)
+    with Run(kafka, tmp_path, seed) as run:
+        worker = run.start(ready=False, FAULT_COPIES=copies, FAULT_RAISE="12")
+
+        assert 1 == worker.process.wait(60)
+        assert "in the middle of a chunk" in worker.log.read_text()
+
+        run.start(FAULT_COPIES=copies)
+        run.finish()
+        findings = Findings()
+        sent = read(kafka.bootstrap, run.source)
+        for partition, batches in read(kafka.bootstrap, copies).items():
+            came = [int(records.value(index) or b"") for records, index in rows(batches)]
+            there = [records.offset(index) for records, index in rows(sent[partition])]
+            if came != there:
+                findings.add("the copies are not the events", f"{partition}: {len(came)} of {len(there)}")
+
+        assert not findings.counts, str(findings)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.parametrize(("state", "guarantee"), KINDS)
+def test_the_broker_goes_and_comes(
+    kafka: Broker, tmp_path: Path, seed: int, state: str, guarantee: str, how: str
+) -> None:
+    """A broker that ends under load and comes back finds its workers where they were."""
+    with Run(kafka, tmp_path, seed, state=state, guarantee=guarantee) as run:
+        run.start("a")
+        run.start("b")
+        time.sleep(1)
+        try:
+            (kafka.stop if how == "stop" else kafka.kill)()
+            time.sleep(3)
+        finally:
+            kafka.start()
+        time.sleep(2)
+        run.finish()
