@@ -107,11 +107,15 @@ class ChunkConsumer:
         expected = self._next.get(where, chunk.begin)
         if chunk.begin != expected:
             raise StateError(
-                f"{chunk.topic} partition {chunk.partition}: a chunk that begins at {chunk.begin} was finished after one "
-                f"that ends at {expected}; chunks are finished in order, by agents with concurrency 1"
+                f"{chunk.topic} partition {chunk.partition}: a chunk that begins at {chunk.begin} was finished after "
+                f"one that ends at {expected}; chunks are finished in order, by agents with concurrency 1"
             )
         self._next[where] = chunk.last + 1
         await self.pipeline.submit(chunk)
+
+    def give_up_waiting(self) -> None:
+        """Ordinary events in agents' hands are not waited for any more; they are not committed either."""
+        self._unacked_messages.clear()  # type: ignore[attr-defined]
 
     async def on_unit_committed(self, unit: Unit) -> None:
         """Offsets of the unit are durable, or must be committed now, by guarantee."""
