@@ -306,7 +306,7 @@ class KafkaConsumer:
     def assignment(self) -> list[tuple[str, int]]:
         """What is fetched now."""
 
-    def commit(self, positions: Sequence[tuple[str, int, int]]) -> None:
+    def commit(self, positions: Sequence[tuple[str, int, int]], timeout_ms: int = 60_000) -> None:
         """Commits next offsets for the group, and waits."""
 
     def committed(self, partitions: Sequence[tuple[str, int]], timeout_ms: int) -> list[tuple[str, int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,8 +20,14 @@ METADATA_PROPAGATION_MS = 3_000
 """How long a topic may be unknown to the brokers before records for it fail: a topic just created needs a second."""
 ADMIN_TIMEOUT_MS = 30_000
 """One request to a broker; Kafka's own default for a request."""
-COMMIT_WAIT_MS = 5_000
+COMMIT_TIMEOUT_MS = 5_000
+"""How long a commit is waited for, and so a close while the broker is away. A lost commit repeats changes, no more."""
+CLOSE_TIMEOUT_MS = 5_000
+"""How long leaving the group is waited for; the broker finds out by itself after the session timeout."""
+REPORT_WAIT_MS = 5_000
 """Added to the delivery timeout: librdkafka reports what it gave up on a little after that."""
+RECONNECT_MAX_MS = 2_000
+"""A broker that comes back is found again within this. The default of ten seconds outlasts most restarts."""
 FETCH_BYTES_MAX = 4 << 20
 """One hand-over from the native client to Python: a few thousand patches."""
 TOPIC_POLL_S = 0.5
@@ -72,7 +79,7 @@ class Writer:
     def write(self, topic: str, records: Records, partition: int = -1) -> list[Outcome]:
         """Produces in order and returns what became of each record. Partition -1: by murmur2 of the key."""
         self._link.refresh_token(self._producer)
-        timeout_ms = self._options.delivery_timeout_ms + COMMIT_WAIT_MS
+        timeout_ms = self._options.delivery_timeout_ms + REPORT_WAIT_MS
         try:
             delivered = self._producer.produce_wait(topic, partition, records, timeout_ms)
         except KafkaError as error:
@@ -150,6 +157,8 @@ class Reader:
         try:
             fetched = self._consumer.fetch(records_max, FETCH_BYTES_MAX, timeout_ms)
         except KafkaError as error:
+            if error.code == "_MAX_POLL_EXCEEDED":
+                return []  # a change was worked on for minutes; the next fetch joins again, from the group's offsets
             raise _named(error, f"{self._broker}: reading {self._topic}") from error
         return [Run(partition, records, end) for _, partition, records, end in fetched]
 
@@ -166,7 +175,8 @@ class Reader:
         if not self._grouped or not offsets:
             return True
         try:
-            self._consumer.commit([(self._topic, partition, offset) for partition, offset in offsets.items()])
+            moved = [(self._topic, partition, offset) for partition, offset in offsets.items()]
+            self._consumer.commit(moved, COMMIT_TIMEOUT_MS)
         except KafkaError as error:
             if error.retriable or error.code in _MOVED | _UNREACHABLE:
                 return False
@@ -174,8 +184,11 @@ class Reader:
         return True
 
     def close(self) -> None:
-        """Leaves the group and closes the client."""
-        self._consumer.close()
+        """Leaves the group and closes the client, in the background where the broker does not answer in time."""
+        # A commit that is under way while the broker is away holds the native close up for the session timeout.
+        closing = threading.Thread(target=self._consumer.close, name="receiver-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_TIMEOUT_MS / 1000)
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
         """First and last stable offset of a partition."""
@@ -207,7 +220,7 @@ class _Link:
 
     def __init__(self, servers: str, security: SecuritySettings | None) -> None:
         self._credentials = Credentials(security) if security is not None else None
-        self._config = {"bootstrap.servers": servers}
+        self._config = {"bootstrap.servers": servers, "reconnect.backoff.max.ms": str(RECONNECT_MAX_MS)}
         if self._credentials is not None:
             self._config |= self._credentials.librdkafka()
         self._handed = ""

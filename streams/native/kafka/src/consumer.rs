@@ -69,10 +69,32 @@ impl Consumer {
         Ok(Partitions(list).items().into_iter().map(|(topic, partition, _, _)| (topic, partition)).collect())
     }
 
-    pub fn commit<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32, i64)>) -> Result<(), KafkaError> {
+    /// Commits offsets and waits for the broker's answer; `_TIMED_OUT`, retriable, when none came in `timeout_ms`: the
+    /// commit may still be made then.
+    pub fn commit<'a>(
+        &self,
+        items: impl IntoIterator<Item = (&'a str, i32, i64)>,
+        timeout_ms: i32,
+    ) -> Result<(), KafkaError> {
         let list = Partitions::new(items)?;
-        // SAFETY: handle and list are live for the call; 0 waits for the broker's answer.
-        check(unsafe { sys::rd_kafka_commit(self.handle.rk, list.0, 0) }, "commit")
+        // SAFETY: handle and list are live for the calls. The answer's queue is this call's own; librdkafka holds its
+        // reference until it answered. The event is owned here and destroyed once, before the queue's last use.
+        unsafe {
+            let answers = sys::rd_kafka_queue_new(self.handle.rk);
+            let sent = sys::rd_kafka_commit_queue(self.handle.rk, list.0, answers, None, ptr::null_mut());
+            let mut answer = ErrorCode::RD_KAFKA_RESP_ERR__TIMED_OUT;
+            if sent == ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
+                let event = sys::rd_kafka_queue_poll(answers, timeout_ms);
+                if !event.is_null() {
+                    answer = sys::rd_kafka_event_error(event);
+                    sys::rd_kafka_event_destroy(event);
+                }
+            } else {
+                answer = sent;
+            }
+            sys::rd_kafka_queue_destroy(answers);
+            check(answer, "commit")
+        }
     }
 
     /// Committed offsets, stable ones where the consumer reads committed records; -1 where there is none.

@@ -78,8 +78,9 @@ impl PyConsumer {
     fn assignment(&self, py: Python<'_>) -> PyResult<Vec<(String, i32)>> {
         self.with(py, Consumer::assignment)
     }
-    fn commit(&self, py: Python<'_>, positions: Vec<(String, i32, i64)>) -> PyResult<()> {
-        self.with(py, |c| c.commit(positions.iter().map(|(t, p, o)| (t.as_str(), *p, *o))))
+    #[pyo3(signature = (positions, timeout_ms=60_000))]
+    fn commit(&self, py: Python<'_>, positions: Vec<(String, i32, i64)>, timeout_ms: i32) -> PyResult<()> {
+        self.with(py, |c| c.commit(positions.iter().map(|(t, p, o)| (t.as_str(), *p, *o)), timeout_ms))
     }
     fn committed(
         &self,
