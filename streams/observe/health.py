@@ -91,6 +91,7 @@ class Health:
             if not self.assigned:
                 # What moves then is the group; each topic has the whole timeout again afterwards.
                 self._watch = Watch(self._watch.timeout_s)
+                self.verdict, self.places = Waiting(self.reasons()), ()
                 continue
             await self.look()
             if isinstance(self.verdict, Stalled):

@@ -90,14 +90,16 @@ def test_a_worker_without_its_topic_is_not_ready(kafka: Broker, tmp_path: Path) 
         while "topics" not in (said := get(worker, "/readyz"))[1]:
             assert time.monotonic() < deadline_s, said
             time.sleep(0.2)
-        live = get(worker, "/livez")
+        while "waiting" not in (live := get(worker, "/livez"))[1]:
+            assert time.monotonic() < deadline_s, live
+            time.sleep(0.2)
         produce(tmp_path, kafka.url, source, {"deviceId": "d-1"})
         worker.wait_ready()
         ready = get(worker, "/readyz")
 
     assert 503 == said[0]
     assert source in json.loads(said[1])["reasons"]["topics"]
-    assert 200 == live[0]
+    assert (200, "waiting") == (live[0], json.loads(live[1])["progress"])
     assert 200 == ready[0], ready
 
 
