@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 CHUNKS_QUEUED_MAX = 4
 """Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
 CREATE_TIMEOUT_MS = 30_000
+RESTORE_PAUSE_S = 1.0
+"""Between two attempts to restore from a broker that is away."""
 TOKEN_CHECK_S = 5.0
 """How often a token is looked at; it is read again only when most of its life is over."""
 
@@ -283,15 +285,30 @@ class App(faust.App):
     async def _restore(self, sender: Any = None, /, *args: Any, **kwargs: Any) -> None:
         """After each assignment: state in line with the partitions, before the first event is read.
 
-        Committed offsets are read first (stable: a predecessor's transaction is over then), the changelog's end after.
+        A broker that is away is waited for.
         """
         generation = self.consumer_generation_id
-        assignment: set[TP] = set(self.consumer.assignment())
-        await self.consumer.remember_committed(assignment)
 
         def keep_going() -> bool:
             return self.consumer_generation_id == generation and not self.should_stop
 
+        try:
+            while keep_going():
+                try:
+                    await self._restore_once(keep_going)
+                    break
+                except TransportError as error:
+                    if not error.retriable:
+                        raise
+                    self._give_reason("restore", str(error))
+                await asyncio.sleep(RESTORE_PAUSE_S)
+        finally:
+            self.transport.reasons.pop("restore", None)
+
+    async def _restore_once(self, keep_going: Callable[[], bool]) -> None:
+        """Committed offsets first (stable: a predecessor's transaction is over then), the changelog's end after."""
+        assignment: set[TP] = set(self.consumer.assignment())
+        await self.consumer.remember_committed(assignment)
         for sync in self.syncs.values():
             partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.input}
             reason = f"restore {sync.topics.source}"

@@ -101,13 +101,14 @@ class Record:
 class Chunk:
     """Consecutive records of one partition.
 
-    `begin`: the position it was fetched at, where the chunk before it ended; its first record may lie above (compaction,
-    transaction markers). `generation`: the group generation that fetched it; `epoch`: counts the transport's rewinds. A chunk of an older
-    epoch must not be committed: its records were, or will be, fetched again.
+    `begin`: the position it was fetched at, where the chunk before it ended; its first record may lie above it
+    (compaction, transaction markers). `generation`: the group generation that fetched it; `epoch`: counts the
+    transport's rewinds. A chunk of an older epoch must not be committed: its records were, or will be, fetched again.
     """
 
     __slots__ = (
         "begin",
+        "complete",
         "epoch",
         "finished",
         "generation",
@@ -132,6 +133,8 @@ class Chunk:
         self.last = records.last_offset
         self.outputs: list[Output] = []
         self.marks: list[tuple[Participant, int]] = []
+        self.complete = False
+        """Every agent that reads it has finished it."""
         self.finished = 0
         """Agents that have finished it."""
         self.reached = 0

@@ -18,7 +18,7 @@ from faust.transport import base
 from faust.types import TP, ConsumerMessage
 
 from streams.errors import StateError, TransportError
-from streams.transport.chunk import Chunk, ChunkSchema
+from streams.transport.chunk import Chunk, ChunkSchema, Participant
 from streams.transport.pace import Pace
 from streams.transport.pipeline import Ledger, Pipeline, Unit
 
@@ -57,6 +57,7 @@ class ChunkConsumer:
         self.epoch = 1
         self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._next: dict[tuple[str, int], int] = {}  # where the next chunk of a partition begins, in this epoch
+        self._turns: defaultdict[Participant, deque[Chunk]] = defaultdict(deque)
         self._working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -78,6 +79,7 @@ class ChunkConsumer:
         """Drops everything uncommitted. Chunks in agents' hands or queues belong to an older epoch from here on."""
         self.epoch += 1
         self._next.clear()
+        self._turns.clear()
         self.pipeline.discard()  # before anything is waited for: none of it may begin to commit meanwhile
         await self._idle.wait()
         for callback in self._rewinds:
@@ -101,7 +103,12 @@ class ChunkConsumer:
         A chunk of an older epoch is dropped: a rewind has happened, and its records are read again.
         """
         chunk.finished += 1
-        if chunk.finished < readers or chunk.epoch != self.epoch:
+        if chunk.epoch != self.epoch:
+            return
+        for participant, _ in chunk.marks:
+            if chunk not in self._turns[participant]:
+                self._turns[participant].append(chunk)
+        if chunk.finished < readers:
             return
         where = (chunk.topic, chunk.partition)
         expected = self._next.get(where, chunk.begin)
@@ -111,7 +118,24 @@ class ChunkConsumer:
                 f"one that ends at {expected}; chunks are finished in order, by agents with concurrency 1"
             )
         self._next[where] = chunk.last + 1
-        await self.pipeline.submit(chunk)
+        chunk.complete = True
+        for ready in self._in_turn(chunk):
+            if ready.epoch == self.epoch:
+                await self.pipeline.submit(ready)
+
+    def _in_turn(self, chunk: Chunk) -> list[Chunk]:
+        """What may be committed now that the chunk is complete.
+
+        A mark contains the lower ones, so the chunks of one participant are committed in the order of their marks: a
+        chunk of `{source}.resync` waits for one of the source that a second, slower agent has not finished.
+        """
+        if not chunk.marks:
+            return [chunk]
+        turn = self._turns[chunk.marks[0][0]]
+        ready = []
+        while turn and turn[0].complete:
+            ready.append(turn.popleft())
+        return ready
 
     def give_up_waiting(self) -> None:
         """Ordinary events in agents' hands are not waited for any more; they are not committed either."""

@@ -74,6 +74,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     @override
     async def on_thread_stop(self) -> None:
+        if self._consumer is not None:
+            # A static member is missed only after its session: one that ends cleanly says so, and others take over.
+            coordinator: Any = self._consumer._coordinator
+            coordinator._group_instance_id = None
         await super().on_thread_stop()
         if self._native is not None:
             await self._run(self._native.close)

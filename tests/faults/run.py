@@ -57,6 +57,13 @@ class Load(threading.Thread):
         self._producer.produce(self._topic, -1, records)
         self.sent += count
 
+    def ask_for_snapshots(self, count: int) -> None:
+        """Sends requests for the first so many devices."""
+        records = Records()
+        for number in range(count):
+            records.append(f"dev-{number:06d}".encode(), b"faults")
+        self._producer.produce(f"{self._topic}.resync", -1, records)
+
     def stop(self) -> None:
         """Ends the load; every event is in the topic."""
         self._stopping.set()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.broker import Broker
 from tests.faults.check import Findings, read, rows
-from tests.faults.run import SESSION_MS, Run
+from tests.faults.run import DEVICES, SESSION_MS, Run
 
 pytestmark = pytest.mark.faults
 
@@ -94,6 +94,21 @@ def test_an_agent_that_raises(kafka: Broker, tmp_path: Path, seed: int) -> None:
                 findings.add("the copies are not the events", f"{partition}: {len(came)} of {len(there)}")
 
         assert not findings.counts, str(findings)
+
+
+def test_snapshots_do_not_overtake_a_slow_agent(kafka: Broker, tmp_path: Path, seed: int) -> None:
+    """A row never goes ahead of its patch: not with the answer to a request either, while another agent is slow."""
+    copies = f"copies-{seed:08x}"
+    kafka.create_topics(copies)
+    with Run(kafka, tmp_path, seed) as run:
+        for number in range(4):
+            worker = run.start(FAULT_COPIES=copies, FAULT_SLOW_S="0.5" if number < 3 else "0")
+            for _ in range(4):
+                run.load.ask_for_snapshots(DEVICES)
+                time.sleep(0.4)
+            if number < 3:
+                run.kill(worker)
+        run.finish()
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

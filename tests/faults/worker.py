@@ -3,11 +3,13 @@
 The points lie around what the product calls (its producer, its store), so that no line of the product knows of them.
 Environment: FAULT_SOURCE and FAULT_STATE describe the sync. FAULT_AT=point:count kills the process without a word when
 it comes to that point for the count-th time, or freezes it where FAULT_SIGNAL=SIGSTOP. FAULT_COPIES names a topic into
-which a second agent copies every event's offset; FAULT_RAISE=count lets that agent raise in its count-th chunk.
+which a second agent copies every event's offset; FAULT_RAISE=count lets that agent raise in its count-th chunk,
+FAULT_SLOW_S lets it take so long for each.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -80,6 +82,7 @@ app.sync(source, DeviceState, key="record", state=os.environ.get("FAULT_STATE", 
 
 if copies := os.environ.get("FAULT_COPIES"):
     raise_at = int(os.environ.get("FAULT_RAISE", "0"))
+    slow_s = float(os.environ.get("FAULT_SLOW_S", "0"))
 
     @app.agent(app.chunks(source), name="copies")
     async def copy(stream: Any) -> None:
@@ -87,6 +90,7 @@ if copies := os.environ.get("FAULT_COPIES"):
         seen = 0
         async for chunk in stream:
             seen += 1
+            await asyncio.sleep(slow_s)
             for number, record in enumerate(chunk):
                 if seen == raise_at and number == len(chunk) // 2:
                     raise RaisedError("in the middle of a chunk")
