@@ -74,7 +74,6 @@ class Consumer(ChunkConsumer, base.Consumer):
         self.epoch += 1
         if self.transport.is_open:
             await super().on_stop()
-            self.transport.log.give_up()
         await self.pipeline.stop()
         await asyncio.to_thread(self._reading.shutdown)
         await self.transport.close()
@@ -335,7 +334,9 @@ class Transport(base.Transport):
     async def open(self) -> None:
         """Opens the log for one more user. LogBusyError where another process has it."""
         if self._log is None:
-            self._log = await asyncio.to_thread(WorkerLog, self.directory, self.settings, self.reasons)
+            self._log = await asyncio.to_thread(
+                WorkerLog, self.directory, self.settings, self.reasons, lambda: bool(self.app.should_stop)
+            )
         self._users += 1
 
     async def close(self) -> None:

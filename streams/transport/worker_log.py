@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -43,14 +42,21 @@ TOPIC_SETTINGS = {
 class WorkerLog:
     """One worker's hold on the log of a directory, shared with clients in the same process. Thread-safe.
 
-    Raises LogBusyError where another process holds the directory. `reasons` gets an entry while the disk is full.
+    `reasons` gets an entry while the disk is full; `stopping` ends that wait. Raises LogBusyError where another process
+    holds the directory.
     """
 
-    def __init__(self, directory: str | Path, settings: Settings, reasons: MutableMapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        settings: Settings,
+        reasons: MutableMapping[str, str],
+        stopping: Callable[[], bool],
+    ) -> None:
         self.log = Log.shared(directory, "full" if settings.embedded.fsync == "full" else "normal")
         self._settings = settings
         self._reasons = reasons
-        self._closing = threading.Event()
+        self._stopping = stopping
         self._turns: dict[str, count[int]] = {}
 
     # -- topics -----------------------------------------------------------------------------------------------
@@ -127,21 +133,18 @@ class WorkerLog:
     def append(
         self, batches: Sequence[Batch], group: str | None = None, offsets: Sequence[tuple[str, int, int]] = ()
     ) -> list[int]:
-        """As `Log.append`, but a full disk is waited for, with the reason declared, until `give_up`."""
+        """As `Log.append`, but a full disk is waited for, with the reason declared, while the worker runs."""
         while True:
             try:
                 last = self.log.append(batches, group, offsets)
             except LogFullError as error:
                 self._reasons["disk"] = str(error)
-                if self._closing.wait(FULL_PAUSE_S):
+                if self._stopping():
                     raise
+                time.sleep(FULL_PAUSE_S)
             else:
                 self._reasons.pop("disk", None)
                 return last
-
-    def give_up(self) -> None:
-        """Ends waiting for a full disk: what is not written by now never will be."""
-        self._closing.set()
 
     def maintain(self) -> bool:
         """A piece of retention and compaction. True: there is more to do."""
@@ -172,7 +175,6 @@ class WorkerLog:
 
     def close(self) -> None:
         """Lets go of the log; the last one of this process closes it."""
-        self.give_up()
         self.log.close()
 
 

@@ -94,6 +94,27 @@ def _fill(log: Log) -> None:
                 log.append([("ballast", 0, ballast)])
 
 
+async def test_a_worker_stops_while_the_disk_is_full(site: Site, seed: int) -> None:
+    """Nobody waits for room then: what is not written is read again by the next one."""
+    with Log.shared(site.folder / "log", bytes_max=300_000) as log:
+        log.create_topic(site.source, 1)
+        log.create_topic("ballast", 1)
+        await site.send(history(seed, events=400))
+        _fill(log)
+        app = site.app()
+        app.sync(site.source, DeviceState)
+        async with site.running(app) as worker:
+            await site.until(lambda: "no room" in app.transport.reasons.get("disk", ""), worker)
+            unsent = asyncio.ensure_future(app.topic("ballast", value_type=bytes).send(value=bytes(50_000)))
+            await asyncio.sleep(0.1)
+            began_s = asyncio.get_running_loop().time()
+        took_s = asyncio.get_running_loop().time() - began_s
+        unsent.cancel()
+
+        assert took_s < STOP_TIMEOUT_S
+        assert {} == log.committed(app.conf.id)
+
+
 async def test_a_loss_by_retention_is_not_silent(site: Site) -> None:
     """Records that went before they were processed end the worker, which names partition and offsets."""
     with Log.shared(site.folder / "log") as log:
