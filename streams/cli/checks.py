@@ -39,6 +39,8 @@ class Facts:
     disk_free_bytes: int
     schema_changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     newest_ms: Mapping[str, int] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    """What the worker on this machine waits for, by its /readyz; empty where none answers."""
 
 
 def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
@@ -58,6 +60,11 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield from _timestamps(topics, facts)
         yield from _schema(sync, facts)
         yield from _clock(sync, facts)
+    for name, reason in facts.waiting.items():
+        yield Finding(
+            f"worker on port {settings.app.web_port}", f"{name}: {reason}", "no reason to wait",
+            "it goes on by itself when the reason is gone",
+        )  # fmt: skip
     if facts.disk_free_bytes < DISK_FREE_BYTES_MIN:
         yield Finding(
             f"disk of {settings.app.datadir}", f"{facts.disk_free_bytes >> 20} MiB free",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import orjson
 
 from streams._native import SCHEMA_KEY, KafkaAdmin
 from streams.cli import checks, flags, reading
@@ -20,6 +22,8 @@ from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
 
 TIMEOUT_MS = 10_000
+WORKER_TIMEOUT_S = 2.0
+"""A worker answers /readyz from memory; one that needs longer is busy, which is no finding."""
 
 
 @click.command(
@@ -35,7 +39,7 @@ Exit codes: 0 nothing found, 1 the broker does not answer, 2 settings, 3 finding
 def command(config: Path | None, broker: str | None, set_: Sequence[str]) -> None:
     """Check topics, partition counts, changelog, retentions, sizes, schema against stored state, clock and disk.
 
-    Nothing is changed, and no worker is disturbed.
+    Also what the worker on this machine waits for, where one runs. Nothing is changed, and no worker is disturbed.
     """
     settings = flags.chosen(config, broker, set_, required=["app.id"])
     found = tuple(checks.findings(settings, look(settings)))
@@ -59,6 +63,7 @@ def look(settings: Settings) -> checks.Facts:
         disk_free_bytes=_disk_free(Path(settings.app.datadir)),
         schema_changes={sync.source: _schema_changes(settings, sync, topics) for sync in settings.sync},
         newest_ms=_newest(settings, topics),
+        waiting=_waiting(settings),
     )
 
 
@@ -86,6 +91,19 @@ def _topics_of_log(directory: Path, names: set[str]) -> dict[str, checks.TopicFa
             for name, topic in log.topics().items()
             if name in names
         }
+
+
+def _waiting(settings: Settings) -> dict[str, str]:
+    """The reasons that the worker at app.web_host and app.web_port gives for waiting."""
+    connection = http.client.HTTPConnection(settings.app.web_host, settings.app.web_port, timeout=WORKER_TIMEOUT_S)
+    try:
+        connection.request("GET", "/readyz")
+        reasons = orjson.loads(connection.getresponse().read())["reasons"]
+        return {str(name): str(reason) for name, reason in reasons.items()}
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # nobody there, or somebody else
+    finally:
+        connection.close()
 
 
 def _disk_free(path: Path) -> int:

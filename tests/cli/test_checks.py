@@ -74,3 +74,10 @@ def test_a_topic_without_numbers_is_not_judged() -> None:
     silent: Mapping[str, TopicFacts] = {name: TopicFacts(4) for name in SOUND}
 
     assert [] == list(findings(SETTINGS, dataclasses.replace(FACTS, topics=silent)))
+
+
+def test_what_a_worker_waits_for_is_a_finding() -> None:
+    """Each of its reasons, under the port it answered on."""
+    (found,) = findings(SETTINGS, dataclasses.replace(FACTS, waiting={"broker": "unreachable"}))
+
+    assert ("worker on port 6066", "broker: unreachable") == (found.setting, found.came)

@@ -93,12 +93,15 @@ def test_a_worker_without_its_topic_is_not_ready(kafka: Broker, tmp_path: Path) 
         while "waiting" not in (live := get(worker, "/livez"))[1]:
             assert time.monotonic() < deadline_s, live
             time.sleep(0.2)
+        doctor = streams("doctor", "--config", "streams.toml", "--set", f"app.web_port={worker.port}", cwd=tmp_path)
         produce(tmp_path, kafka.url, source, {"deviceId": "d-1"})
         worker.wait_ready()
         ready = get(worker, "/readyz")
 
     assert 503 == said[0]
     assert source in json.loads(said[1])["reasons"]["topics"]
+    assert 3 == doctor.returncode
+    assert f"worker on port {worker.port}: got topics: waiting for" in doctor.stderr
     assert (200, "waiting") == (live[0], json.loads(live[1])["progress"])
     assert 200 == ready[0], ready
 
