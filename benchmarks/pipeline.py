@@ -84,9 +84,10 @@ def worker(broker: str, topic: str, app_id: str, events: int, guarantee: str, st
                 await serving
             start_s, cpu = time.perf_counter() - began, time.process_time()
             began = time.perf_counter()
-            while not serving.done() and (sync.counts["events"] < events or not app.consumer.pipeline.idle):
+            while not serving.done() and (sync.counts["events"] < events or not app.consumer.pipeline.idle):  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
-            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+            seconds = time.perf_counter() - began
+            cpu = time.process_time() - cpu
             if serving.done():
                 await serving
             ledger = app.consumer.ledger
