@@ -1,4 +1,4 @@
-"""Where the clients' tests run: each contract test once on the embedded log, once on a real Kafka."""
+"""Where the clients' tests run: each contract test on the embedded log and on a real Kafka, in both shells."""
 
 from __future__ import annotations
 
@@ -11,8 +11,33 @@ import pytest
 from tests.client.place import Place
 from tests.client.shells import Shell
 
+KAFKA = pytest.mark.kafka
+THOROUGH = {
+    "test_an_ack_says_where_the_event_is",
+    "test_many_events_keep_their_order",
+    "test_changes_arrive_with_the_whole_message",
+    "test_a_group_goes_on_where_it_was",
+    "test_a_gap_is_mended_by_a_snapshot",
+}
+"""Both shells share all that touches the broker: the blocking one meets a real Kafka in these tests only."""
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Pairs of broker and shell for tests that take both, else whichever a test takes."""
+    brokers = [pytest.param("embedded"), pytest.param("kafka", marks=KAFKA)]
+    names = set(metafunc.fixturenames)
+    if {"place", "shell"} <= names:
+        pairs = [("embedded", "async"), ("embedded", "blocking"), pytest.param("kafka", "async", marks=KAFKA)]
+        if metafunc.function.__name__ in THOROUGH:
+            pairs.append(pytest.param("kafka", "blocking", marks=KAFKA))
+        metafunc.parametrize(("place", "shell"), pairs, indirect=True)
+    elif "place" in names:
+        metafunc.parametrize("place", brokers, indirect=True)
+    elif "shell" in names:
+        metafunc.parametrize("shell", ["async", "blocking"], indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A broker with topics of this test's own."""
     url = request.getfixturevalue("kafka").url if request.param == "kafka" else f"embedded://{tmp_path / 'log'}"
@@ -20,7 +45,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield here
 
 
-@pytest.fixture(params=["async", "blocking"])
+@pytest.fixture
 def shell(request: pytest.FixtureRequest) -> Shell:
-    """Both shells of the clients, one after the other."""
+    """Makes async or blocking clients."""
     return Shell(request.param)
