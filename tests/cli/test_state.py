@@ -43,7 +43,7 @@ class Left:
         job = make_job(MessageSchema(DeviceState), spec, self.source, partitions=0, record_bytes_max=1 << 20)
         self._table = Table(job, 1)
         self._offset = 0
-        self._write(None)
+        self._unwritten: list[tuple[str, Records]] = []
 
     def event(self, key: bytes, state: DeviceState | None, *, patches: bool = True) -> None:
         """Works one event off and writes what came out; without `patches` as if they had been lost."""
@@ -54,13 +54,13 @@ class Left:
         step = self._table.process(records, NOW_MS)
         rows = self._table.changelog(step.mark - 1, step.mark)
         self._table.commit(step.mark)
-        self._write((self.topics.changelog, rows), (self.topics.output, step.patches if patches else Records()))
+        self._unwritten += [(self.topics.changelog, rows), (self.topics.output, step.patches if patches else Records())]
 
     def overwrite(self, key: bytes, row: bytes) -> None:
         """Writes a row by hand."""
         records = Records()
         records.append(key, row)
-        self._write((self.topics.changelog, records))
+        self._unwritten.append((self.topics.changelog, records))
 
     def row(self, key: bytes) -> bytes:
         """The stored row of a key."""
@@ -70,16 +70,20 @@ class Left:
 
     def streams(self, *arguments: str) -> int:
         """Runs `streams state` here; the exit code."""
+        self.write()
         return run(["state", *arguments, "--config", str(self.config)])
 
-    def _write(self, *batches: tuple[str, Records] | None) -> None:
+    def write(self) -> None:
+        """Writes what came out since the last time, by one writer: opening one on Kafka takes a second."""
+        if not self._unwritten:
+            return
         writer = open_writer(self._url, WriterOptions())
         for name in (self.topics.output, self.topics.changelog, self.topics.resync, self.source):
             writer.create_topic(name, 2)
-        for batch in batches:
-            if batch is not None and len(batch[1]):
-                assert all(isinstance(outcome, Ack) for outcome in writer.write(batch[0], batch[1], 1))
+        for topic, records in self._unwritten:
+            assert all(isinstance(outcome, Ack) for outcome in writer.write(topic, records, 1))
         writer.close()
+        self._unwritten.clear()
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
@@ -92,6 +96,7 @@ def left(request: pytest.FixtureRequest, tmp_path: Path) -> Left:
     there.event(b"d-2", DeviceState(device_id="d-2"))
     there.event(b"d-3", DeviceState(device_id="d-3"))
     there.event(b"d-3", None)
+    there.write()
     return there
 
 
