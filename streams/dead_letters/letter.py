@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from streams._native import Records
 from streams.errors import InputError
 
-__all__ = ["ERROR_BYTES_MAX", "Letter", "bury", "read", "replayed", "write"]
+__all__ = ["ERROR_BYTES_MAX", "Letter", "bury", "fitted", "read", "replayed", "write"]
 
 FORMAT = "1"
 FAMILY = "dlq-"
@@ -103,6 +103,16 @@ def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
         fitting = replace(fitting, key=None)
     out.append(fitting.key, fitting.value, [*fitting.headers, *_written(fitting)], fitting.timestamp_ms)
     return fitting
+
+
+def fitted(letters: Records, record_bytes_max: int) -> Records:
+    """The same letters, those that do not fit `record_bytes_max` as their stubs; the batch itself where all fit."""
+    if letters.nbytes + len(letters) * RECORD_OVERHEAD_BYTES <= record_bytes_max:
+        return letters
+    out = Records()
+    for index in range(len(letters)):
+        write(out, read(letters, index), record_bytes_max)
+    return out
 
 
 def read(records: Records, index: int) -> Letter:

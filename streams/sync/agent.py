@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from streams._native import Job, Step
 from streams.clock import SYSTEM_CLOCK, Clock
+from streams.dead_letters.letter import fitted
 from streams.errors import Finding, SettingsError
 from streams.kernel.envelope import message_index
 from streams.kernel.messages import descriptor_of
@@ -27,7 +28,7 @@ from streams.options import LimitSettings, SyncSettings
 from streams.state.table import States
 from streams.sync.limits import Limits
 from streams.sync.rekey import Rekey
-from streams.sync.topics import SyncTopics
+from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
 
 __all__ = ["Sync", "make_job"]
@@ -83,7 +84,7 @@ class Sync:
         self.rekey: Rekey | None = None
         """In front of this sync, where the source is repartitioned."""
         if topics.rekey:
-            self.rekey = Rekey(app, topics, Limits(topics.source, limits), self.counts)
+            self.rekey = Rekey(app, topics, Limits(topics.source, limits), self.counts, limits.record_bytes_max)
         self._record_bytes_max = limits.record_bytes_max
         self._limits = Limits(topics.input, limits)
         self._clock = clock
@@ -149,7 +150,8 @@ class Sync:
             raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
         chunk.changed(state, step.mark)
         chunk.send_records(self.topics.output, chunk.partition, step.patches)
-        chunk.send_records(self.topics.dead_letters, chunk.partition, step.dead_letters)
+        letters = fitted(step.dead_letters, self._record_bytes_max + HEADER_ROOM_BYTES)
+        chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
         self._account(chunk, step)
 
     def _account(self, chunk: Chunk, step: Step) -> None:

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 from streams._native import Job, Table
+from streams.dead_letters.letter import fitted
 from streams.sync.limits import Limits
-from streams.sync.topics import SyncTopics
+from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
 
 __all__ = ["Rekey"]
@@ -28,12 +29,15 @@ BY_KEY = -1
 class Rekey:
     """The agent in front of a sync with `partitioning = "repartition"`."""
 
-    def __init__(self, app: Any, topics: SyncTopics, limits: Limits, counts: Counter[str]) -> None:
+    def __init__(
+        self, app: Any, topics: SyncTopics, limits: Limits, counts: Counter[str], record_bytes_max: int
+    ) -> None:
         """`counts`: the sync's counters; what is dead-lettered here is counted there."""
         self._app = app
         self._topics = topics
         self._limits = limits
         self._counts = counts
+        self._letter_bytes_max = record_bytes_max + HEADER_ROOM_BYTES
         self._job: Job | None = None
         self._tables: dict[int, Table] = {}  # without rows; dead letters name their partition
 
@@ -58,6 +62,8 @@ class Rekey:
             table = self._tables[chunk.partition] = Table(self._job, chunk.partition)
         step = await asyncio.to_thread(table.rekey, chunk.records)
         chunk.send_records(self._topics.rekey, BY_KEY, step.patches)
-        chunk.send_records(self._topics.dead_letters, chunk.partition, step.dead_letters)
+        chunk.send_records(
+            self._topics.dead_letters, chunk.partition, fitted(step.dead_letters, self._letter_bytes_max)
+        )
         self._counts.update(step.counts)
         self._limits.observe(chunk.partition, len(chunk), step.counts)

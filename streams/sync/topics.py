@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streams.errors import Finding, SettingsError
 
-__all__ = ["SyncTopics", "TopicPlan", "check_counts"]
+__all__ = ["HEADER_ROOM_BYTES", "SyncTopics", "TopicPlan", "check_counts"]
 
 HEADER_ROOM_BYTES = 64 * 1024
 """Room that dead letters and patches need for headers beyond what the source's records may have."""

@@ -33,6 +33,9 @@ from streams.transport.tail import Positions, Progress, Sink, read_to_end, tail_
 __all__ = ["Consumer", "Producer", "Transport"]
 
 METADATA_TIMEOUT_MS = 10_000
+PRODUCE_ROOM_BYTES = 128 * 1024
+"""What is sent may be larger than what was read: headers of dead letters, the row around a state. The topics' own
+limits are the real ones; this one only keeps librdkafka's default of 1 MB out of the way."""
 TOPIC_POLL_S = 0.25
 RENEW_PAUSE_S = 1.0
 GROUP_CHECK_S = 1.0
@@ -55,8 +58,9 @@ class Consumer(ChunkConsumer, driver.Consumer):
         settings: Settings = self.transport.settings
         exactly_once = settings.app.guarantee == "exactly_once"
         slot = settings.app.instance or f"{settings.app.web_host}:{self.app.conf.web_port}"
+        largest = str(settings.limits.record_bytes_max + PRODUCE_ROOM_BYTES)
         self.ledger: KafkaLedger = KafkaLedger(
-            self.transport.client_config(),
+            {**self.transport.client_config(), "message.max.bytes": largest},
             topics=self.transport.topic_configs,
             transactional_id=f"{self.app.conf.id}-{slot}" if exactly_once else None,
             transaction_timeout_ms=settings.transaction.timeout_ms,
@@ -113,8 +117,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
 
     @override
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        self.forget_deliveries(revoked)
-        await super().on_partitions_revoked(revoked)
+        await self.give_back(revoked, super().on_partitions_revoked)
         conf = self.app.conf
         written = await self.pipeline.drain(conf.broker_rebalance_timeout / 2)
         if not written:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams._native import Job, Records, Schema, Table
-from streams.dead_letters.letter import ERROR_BYTES_MAX, Letter, bury, read, replayed, write
+from streams.dead_letters.letter import ERROR_BYTES_MAX, Letter, bury, fitted, read, replayed, write
 from streams.errors import InputError
 
 LARGE = 1 << 20
@@ -194,3 +194,20 @@ def test_the_native_core_writes_the_same_letters(own: list[tuple[str, bytes | No
     assert sorted(native.headers(0), key=repr) == sorted(ours.headers(0), key=repr)
     assert (native.key(0), native.value(0)) == (ours.key(0), ours.value(0))
     assert read(ours, 0) == letter
+
+
+def test_letters_that_fit_stay_as_they_are_and_others_become_stubs() -> None:
+    """One letter too large for its topic must not keep the whole chunk from being committed."""
+    source = Records()
+    source.append(b"small", b"x", [], 1, 7)
+    source.append(b"large", b"y" * 5_000, [], 1, 8)
+    letters = Records()
+    for index in range(2):
+        write(letters, bury(source, index, "devices", 0, InputError("undecodable", "no message")), 10_000)
+
+    assert fitted(letters, 100_000) is letters
+
+    out = fitted(letters, 2_000)
+    assert [read(out, index).key for index in range(2)] == [b"small", b"large"]
+    assert [read(out, index).value for index in range(2)] == [b"x", None]
+    assert read(out, 1).length == 5_000
