@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -35,6 +36,7 @@ TOPIC_POLL_S = 0.5
 SESSION_TIMEOUT_MS = 45_000
 """Kafka's own default: how long a receiver that died keeps its partitions."""
 
+_LOG = logging.getLogger(__name__)
 _UNKNOWN_TOPIC = {"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"}
 _TOO_LARGE = {"MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE"}
 _UNREACHABLE = {"_MSG_TIMED_OUT", "_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_QUEUE_FULL", "REQUEST_TIMED_OUT"}
@@ -85,6 +87,7 @@ class Writer:
         except KafkaError as error:
             failed: Outcome = _named(error, f"{self._broker}: producing to {topic}")
             return [failed] * len(records)
+        _report(self._producer.logs())
         return [
             Ack(topic, at, offset) if code is None else self._failure(topic, records, index, code)
             for index, (at, offset, code) in enumerate(delivered)
@@ -160,6 +163,7 @@ class Reader:
             if error.code == "_MAX_POLL_EXCEEDED":
                 return []  # a change was worked on for minutes; the next fetch joins again, from the group's offsets
             raise _named(error, f"{self._broker}: reading {self._topic}") from error
+        _report(self._consumer.logs())
         return [Run(partition, records, end) for _, partition, records, end in fetched]
 
     def assignment(self) -> frozenset[int]:
@@ -203,7 +207,7 @@ class Reader:
         admin = link.open(KafkaAdmin, {"client.id": "streams-admin"})
         while True:
             try:
-                count = admin.topics(ADMIN_TIMEOUT_MS).get(self._topic, 0)
+                count = admin.topics(min(ADMIN_TIMEOUT_MS, max(timeout_ms, 1_000))).get(self._topic, 0)
             except KafkaError as error:
                 if time.monotonic() >= deadline_s:
                     raise BrokerUnreachableError(self._broker, timeout_ms) from error
@@ -242,6 +246,12 @@ class _Link:
         if token.value != self._handed:
             client.set_token(token.value, token.expires_ms, token.principal)
             self._handed = token.value
+
+
+def _report(lines: list[str]) -> None:
+    """What the native client has to say goes to Python's logging: a refused login shows nowhere else."""
+    for line in lines:
+        _LOG.warning("%s", line)
 
 
 def _named(error: KafkaError, where: str) -> TransportError:

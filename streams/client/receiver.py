@@ -27,7 +27,7 @@ class Receiver(Following[M]):
     Patches are applied by the receiver's rule and proven by their digest. A key with a gap keeps its last proven
     message and is asked for: the owner answers with a snapshot. A change is handed out at least once: its offset is
     committed after the next one was asked for, so that a crash repeats a few. Use it from one task at a time; a
-    cancelled wait loses nothing.
+    cancelled wait loses nothing. Whoever works on one change for five minutes loses a group's partitions to others.
     """
 
     _thread: ThreadPoolExecutor | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from google.protobuf.message import Message
 
@@ -158,7 +158,7 @@ class History:
     def __init__(self, message_class: type[Message], key: bytes, epoch: int = EPOCH) -> None:
         self._schema = MessageSchema(message_class)
         self._class = message_class
-        self._head = {"key": key, "epoch": epoch, "schema": self._schema.fingerprint}
+        self._head: dict[str, Any] = {"key": key, "epoch": epoch, "schema": self._schema.fingerprint}
         self.patches: list[Patch] = []
         self.states: list[bytes | None] = [None]  # by revision; nothing before the first
 
