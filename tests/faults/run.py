@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from benchmarks.workload import Workload, events
 from streams._native import KafkaConsumer, KafkaError, KafkaProducer, Records
@@ -27,6 +29,14 @@ SETTLE_TIMEOUT_S = 120
 ASK_MS = 5_000
 
 
+Case = TypeVar("Case")
+
+
+def cases(always: Sequence[Case], full: Sequence[Case]) -> list[Case]:
+    """The cases of a test: some in every run, the others with STREAMS_TEST_FAULTS=full."""
+    return [*always, *(full if os.environ.get("STREAMS_TEST_FAULTS") == "full" else ())]
+
+
 class Load(threading.Thread):
     """Sends the workload's events at a steady rate until it is stopped; everything sent is acknowledged then."""
 
@@ -38,6 +48,8 @@ class Load(threading.Thread):
         self._topic = topic
         self._events = events(Workload(1 << 40, DEVICES, seed))
         self._stopping = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
         self.sent = 0
         self.failure: Exception | None = None
 
@@ -45,6 +57,7 @@ class Load(threading.Thread):
         """The thread's body."""
         try:
             while not self._stopping.wait(BATCH_S):
+                self._going.wait()
                 self._send(int(EVENTS_PER_SECOND * BATCH_S))
             self._producer.flush(120_000)
         except KafkaError as error:
@@ -56,6 +69,14 @@ class Load(threading.Thread):
             records.append(key, value, headers)
         self._producer.produce(self._topic, -1, records)
         self.sent += count
+
+    def hold(self) -> None:
+        """Sends nothing until `go_on`."""
+        self._going.clear()
+
+    def go_on(self) -> None:
+        """Sends again."""
+        self._going.set()
 
     def ask_for_snapshots(self, count: int) -> None:
         """Sends requests for the first so many devices."""
@@ -140,6 +161,10 @@ class Run:
     def settle(self) -> None:
         """Stops the load and waits until every event is committed by whoever is at work."""
         self.load.stop()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Waits until every event that was sent is committed."""
         deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
         left = -1
         while left != 0:
