@@ -197,6 +197,15 @@ class ChunkConsumer:
             for tp in tps:
                 self._order.pop(tp, None)
 
+    async def give_back(self, revoked: set[TP], wait_for_agents: Callable[[set[TP]], Awaitable[None]]) -> None:
+        """Ordinary agents finish what they have in hand, and all they finished is committed before the partitions go.
+
+        Faust forgets the acknowledgements of revoked partitions first, and has nothing to commit after it has waited.
+        """
+        await self.commit()  # type: ignore[attr-defined]
+        await wait_for_agents(revoked)
+        self.forget_deliveries(revoked)
+
     def on_buffer_full(self, tp: TP) -> None:
         """The bounded queue of the stream is the back-pressure; pausing a partition would drop what was prefetched."""
 

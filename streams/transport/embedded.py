@@ -125,8 +125,7 @@ class Consumer(ChunkConsumer, base.Consumer):
 
     @override
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        self.forget_deliveries(revoked)
-        await super().on_partitions_revoked(revoked)
+        await self.give_back(revoked, super().on_partitions_revoked)
         # Nobody else waits for these partitions, so there is no limit but the end of this worker.
         while not await self.pipeline.drain(RETRY_PAUSE_S) and not self.should_stop:
             self.log.info("waiting for the open transaction")
