@@ -60,7 +60,7 @@ def test_a_frozen_worker_comes_back(kafka: Broker, tmp_path: Path, seed: int, st
             run.load.hold()
             run.catch_up()
         os.kill(first.process.pid, signal.SIGCONT)
-        time.sleep(MOVED_S)
+        time.sleep(5)
         run.load.go_on()
         time.sleep(1)
         run.kill(second)
