@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping
@@ -216,9 +217,23 @@ class App(faust.App):
         try:
             await starting
         except Exception as error:  # noqa: BLE001 - whatever keeps the worker from starting is what ended it
-            self.failure = self.failure or error
+            self.failure = self.failure or self._named(error)
             return
         await self.wait_until_stopped()
+
+    def _named(self, error: Exception) -> Exception:
+        """What a user can do something about, in our words."""
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            own = self.settings.app
+            return SettingsError(
+                Finding(
+                    "app.web_port",
+                    f"{own.web_port}, which another process on {own.web_host} uses",
+                    "a free port",
+                    "set another one, or 0 to let the system choose",
+                )
+            )
+        return error
 
     @override
     def on_rebalance_start(self) -> None:

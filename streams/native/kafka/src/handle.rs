@@ -132,13 +132,8 @@ impl Handle {
             }
             for (name, value) in own.iter().chain(config) {
                 let (c_name, c_value) = (c_string(name)?, c_string(value)?);
-                let set = sys::rd_kafka_conf_set(
-                    conf,
-                    c_name.as_ptr(),
-                    c_value.as_ptr(),
-                    reason.as_mut_ptr(),
-                    reason.len(),
-                );
+                let set =
+                    sys::rd_kafka_conf_set(conf, c_name.as_ptr(), c_value.as_ptr(), reason.as_mut_ptr(), reason.len());
                 if set != sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK {
                     sys::rd_kafka_conf_destroy(conf);
                     return Err(KafkaError::local("_INVALID_ARG", format!("{name}: {}", text(reason.as_ptr()))));

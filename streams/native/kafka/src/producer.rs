@@ -302,13 +302,9 @@ impl Producer {
     }
 
     /// Adds input offsets to the open transaction in the name of a member that another client runs.
-    pub fn send_offsets(
-        &self,
-        offsets: &[Position],
-        member: &Member<'_>,
-        timeout_ms: i32,
-    ) -> Result<(), KafkaError> {
-        let list = Partitions::new(offsets.iter().map(|(topic, partition, offset)| (topic.as_str(), *partition, *offset)))?;
+    pub fn send_offsets(&self, offsets: &[Position], member: &Member<'_>, timeout_ms: i32) -> Result<(), KafkaError> {
+        let list =
+            Partitions::new(offsets.iter().map(|(topic, partition, offset)| (topic.as_str(), *partition, *offset)))?;
         let (group, id) = (c_string(member.group)?, c_string(member.member)?);
         let instance = member.instance.map(c_string).transpose()?;
         // SAFETY: strings and list outlive the calls; the metadata object is freed once.
@@ -329,28 +325,22 @@ impl Producer {
     /// Ends the transaction. A retriable error after `timeout_ms` leaves the outcome unknown: call again.
     pub fn commit(&self, timeout_ms: i32) -> Result<(), KafkaError> {
         // SAFETY: the handle is live.
-        let result = self.patiently(timeout_ms, |wait_ms| unsafe {
-            sys::rd_kafka_commit_transaction(self.handle.rk, wait_ms)
-        });
+        let result =
+            self.patiently(timeout_ms, |wait_ms| unsafe { sys::rd_kafka_commit_transaction(self.handle.rk, wait_ms) });
         result.and_then(|()| self.take_failed())
     }
 
     pub fn abort(&self, timeout_ms: i32) -> Result<(), KafkaError> {
         // SAFETY: the handle is live.
-        let result = self.patiently(timeout_ms, |wait_ms| unsafe {
-            sys::rd_kafka_abort_transaction(self.handle.rk, wait_ms)
-        });
+        let result =
+            self.patiently(timeout_ms, |wait_ms| unsafe { sys::rd_kafka_abort_transaction(self.handle.rk, wait_ms) });
         // Outputs of an aborted transaction fail by being purged: their reports are no news.
         let _purged = self.take_failed();
         result
     }
 
     /// Repeats a call that can be resumed, serving delivery reports in between: ending a transaction waits for them.
-    fn patiently(
-        &self,
-        timeout_ms: i32,
-        call: impl Fn(c_int) -> *mut sys::rd_kafka_error_t,
-    ) -> Result<(), KafkaError> {
+    fn patiently(&self, timeout_ms: i32, call: impl Fn(c_int) -> *mut sys::rd_kafka_error_t) -> Result<(), KafkaError> {
         let deadline = deadline(timeout_ms);
         loop {
             let result = KafkaError::take(call(END_STEP_MS), "end of the transaction");

@@ -46,11 +46,7 @@ struct PyConsumer {
 type Run = (String, i32, PyRecords, i64);
 
 impl PyConsumer {
-    fn with<T: Send>(
-        &self,
-        py: Python<'_>,
-        work: impl FnOnce(&Consumer) -> Result<T, Failure> + Send,
-    ) -> PyResult<T> {
+    fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Consumer) -> Result<T, Failure> + Send) -> PyResult<T> {
         let done = py.detach(|| {
             let guard = self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             guard.as_ref().map(work)
@@ -114,11 +110,7 @@ struct PyProducer {
 }
 
 impl PyProducer {
-    fn with<T: Send>(
-        &self,
-        py: Python<'_>,
-        work: impl FnOnce(&Producer) -> Result<T, Failure> + Send,
-    ) -> PyResult<T> {
+    fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Producer) -> Result<T, Failure> + Send) -> PyResult<T> {
         let done = py.detach(|| {
             let guard = self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             guard.as_ref().map(work)
