@@ -39,6 +39,20 @@ def test_workers_join_and_leave(kafka: Broker, tmp_path: Path, seed: int, state:
         run.finish()
 
 
+@pytest.mark.parametrize("state", cases(["memory"], ["rocksdb"]))
+def test_a_standby_takes_over(kafka: Broker, tmp_path: Path, seed: int, state: str) -> None:
+    """With warm copies the next owner goes on from a copy that may lag: what is missing comes from the changelog."""
+    copies = {"STREAMS_APP__STANDBY_REPLICAS": "1"}
+    with Run(kafka, tmp_path, seed, state=state) as run:
+        first = run.start("a", **copies)
+        run.start("b", **copies)
+        time.sleep(2)
+        run.kill(first)
+        time.sleep(MOVED_S)
+        run.start("a", **copies)
+        run.finish()
+
+
 @pytest.mark.parametrize("busy", cases([True], [False]))
 @pytest.mark.parametrize("state", cases(["memory"], ["rocksdb"]))
 def test_a_frozen_worker_comes_back(kafka: Broker, tmp_path: Path, seed: int, state: str, busy: bool) -> None:

@@ -1,0 +1,82 @@
+"""Warm copies on a real changelog: they follow it, and a copy that is taken over stands where its owner goes on."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from streams._native import KafkaAdmin, KafkaConsumer, KafkaProducer, Records, Table
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.kernel.schema import MessageSchema
+from streams.options import SyncSettings
+from streams.state.standby import Standby
+from streams.state.table import PartitionState
+from streams.sync.agent import make_job
+from streams.transport.tail import read_to_end, tail_config
+from tests.broker import Broker
+
+TIMEOUT_S = 20.0
+ASK_MS = 10_000
+
+
+class Log:
+    """What a state could ask its transport for; a memory copy asks for nothing."""
+
+    def read_log(self, *_: object) -> dict[tuple[str, int], int]:
+        raise AssertionError("a standby reads by itself")
+
+    def log_end(self, topic: str, partition: int) -> int:
+        raise AssertionError("only a store asks for the end")
+
+
+def test_a_copy_follows_and_is_handed_over(kafka: Broker) -> None:
+    """Rows written before and after it was taken are all there once the rest is read from where it stood."""
+    config = {"bootstrap.servers": kafka.bootstrap}
+    topic = f"changelog-{uuid.uuid4().hex[:8]}"
+    KafkaAdmin(config).create_topics([(topic, 2, 1, {"cleanup.policy": "compact"})], ASK_MS)
+    job = make_job(
+        MessageSchema(DeviceState), SyncSettings(source="devices"), "devices", partitions=0, record_bytes_max=1 << 20
+    )
+    owner = Table(job, 1)
+    producer = KafkaProducer(config)
+    done = 0
+
+    def write(first: int, count: int) -> None:
+        nonlocal done
+        events = Records()
+        for number in range(first, first + count):
+            key = f"d-{number}"
+            events.append(key.encode(), DeviceState(device_id=key).SerializeToString(), [], -1, number)
+        step = owner.process(events, 1_000)
+        producer.produce(topic, 1, owner.changelog(done, step.mark))
+        owner.commit(step.mark)
+        producer.flush(ASK_MS)
+        done = step.mark
+
+    copies: list[PartitionState] = []
+
+    def open_copy(partition: int) -> PartitionState:
+        copies.append(PartitionState(job, partition, topic, None, Log()))
+        return copies[-1]
+
+    standby = Standby(topic, open_copy, lambda: KafkaConsumer(tail_config(config, "standby")))
+    write(0, 300)
+    standby.follow({1})
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not copies or len(copies[0].table) < 300:
+        assert time.monotonic() < deadline_s, "the copy does not follow"
+        time.sleep(0.05)
+
+    taken = standby.take(1)
+    write(300, 100)
+
+    assert taken is not None
+    state, position = taken
+    assert standby.partitions == set()
+    assert len(state.table) == 300
+    read_to_end(config, {(topic, 1): position}, lambda _, __, rows: state.restore(rows), lambda: True, "owner")
+    assert len(state.table) == 400
+    assert state.table.get(b"d-399") == owner.get(b"d-399")
+    assert standby.take(1) is None
+
+    standby.stop()
