@@ -37,6 +37,7 @@ class PartitionState:
     """Rows of one partition. `process` and `commit` run in different threads; the native table has the lock."""
 
     def __init__(self, job: Job, partition: int, changelog_topic: str, store: Store | None, log: LogReader) -> None:
+        self._job = job
         self.table = Table(job, partition, resident=store is None)
         self.partition = partition
         self.store = store
@@ -94,8 +95,23 @@ class PartitionState:
         if self.store is None:
             self.table.restore(rows)
         else:
-            self.store.write(rows, rows.last_offset + 1)
+            self.store.write(self._newest(self.store, rows), rows.last_offset + 1)
         self.restored += len(rows)
+
+    def _newest(self, store: Store, rows: Records) -> Records:
+        """Of each key in `rows` the highest row, the store's own included: a worker that was no owner any more, and not
+        fenced (at least once), may have written a lower one after it."""
+        keys = list(dict.fromkeys(key for key in map(rows.key, range(len(rows))) if key is not None))
+        held, newest = Records(), Records()
+        for key, row in zip(keys, store.multi_get(keys), strict=True):
+            if row is not None:
+                held.append(key, row)
+        scratch = Table(self._job, self.partition)
+        scratch.restore(held)
+        scratch.restore(rows)
+        for key in keys:
+            newest.append(key, scratch.get(key))
+        return newest
 
     def row(self, key: bytes) -> bytes | None:
         """The committed row of a key."""
