@@ -48,7 +48,7 @@ def section() -> str:
         f"Restoring {restore['keys']:,} keys: {restore['restore_seconds']} s; the process then holds "
         f"{restore['resident_mb']} MB.",
         "",
-        "The same job on other systems, in turn in one sitting (medians; outputs checked, the pure-Rust loop's counted):",
+        "The same job elsewhere, in turn in one sitting; medians, outputs checked (the pure-Rust loop's counted):",
         "",
         "| system | events/s | we are | CPU µs per event |",
         "|---|---|---|---|",
