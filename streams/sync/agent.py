@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from streams._native import Job, Step
@@ -35,9 +36,19 @@ __all__ = ["Sync", "make_job"]
 
 log = logging.getLogger(__name__)
 
+FLOATING = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
+
 
 def make_job(schema: MessageSchema, spec: SyncSettings, source: str, *, partitions: int, record_bytes_max: int) -> Job:
-    """The kernel's configuration of one sync. SettingsError: a key or sequence field that the message lacks."""
+    """The kernel's configuration of one sync. SettingsError: a key or sequence field that the message lacks, or that is
+    a floating-point number, which is nobody's identity.
+    """
+    for setting, rule in (("key", spec.key), ("sequence", spec.sequence)):
+        field = descriptor_of(schema.message_class).fields_by_name.get(rule.removeprefix("field:"))
+        if rule.startswith("field:") and field is not None and field.cpp_type in FLOATING:
+            raise SettingsError(
+                Finding(f"sync {spec.source}, {setting}", f"{rule}, a floating-point field", "a string or an integer")
+            )
     try:
         return Job(
             schema.native,
@@ -86,6 +97,7 @@ class Sync:
         if topics.rekey:
             self.rekey = Rekey(app, topics, Limits(topics.source, limits), self.counts, limits.record_bytes_max)
         self._record_bytes_max = limits.record_bytes_max
+        self._job(spec, topics.source, 0)  # a key that the message lacks is said now, not when the topic appears
         self._limits = Limits(topics.input, limits)
         self._clock = clock
         self._states: States | None = None
