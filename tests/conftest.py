@@ -27,7 +27,13 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks what uses the broker; STREAMS_TEST_KAFKA=0 leaves exactly that out, for machines without Java."""
+    """Marks what uses the broker; STREAMS_TEST_KAFKA=0 leaves exactly that out, for machines without Java.
+
+    Tests marked `full` belong to the full faults alone: they take half a minute each.
+    """
+    if not FULL:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)

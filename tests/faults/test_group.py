@@ -39,7 +39,8 @@ def test_workers_join_and_leave(kafka: Broker, tmp_path: Path, seed: int, state:
         run.finish()
 
 
-@pytest.mark.parametrize("state", cases(["memory"], ["rocksdb"]))
+@pytest.mark.full
+@pytest.mark.parametrize("state", ["memory", "rocksdb"])
 def test_a_standby_takes_over(kafka: Broker, tmp_path: Path, seed: int, state: str) -> None:
     """With warm copies the next owner goes on from a copy that may lag: what is missing comes from the changelog."""
     copies = {"STREAMS_APP__STANDBY_REPLICAS": "1"}
@@ -81,8 +82,9 @@ def test_a_frozen_worker_comes_back(kafka: Broker, tmp_path: Path, seed: int, st
         run.finish()
 
 
-@pytest.mark.parametrize("point", cases(["commit:9"], ["flush:9", "send_offsets:9"]))
-@pytest.mark.parametrize("state", cases(["rocksdb"], ["memory"]))
+@pytest.mark.full
+@pytest.mark.parametrize("point", ["commit:9", "flush:9", "send_offsets:9"])
+@pytest.mark.parametrize("state", ["rocksdb", "memory"])
 def test_frozen_at_a_chosen_point(kafka: Broker, tmp_path: Path, seed: int, state: str, point: str) -> None:
     """A worker frozen around the end of a transaction comes back after another has worked on its partitions.
 
