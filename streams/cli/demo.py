@@ -16,7 +16,7 @@ Examples:
 """
 )
 @click.option("--events", "events_limit", type=click.IntRange(1), help="At most so many events; default: the month.")
-@click.option("--broker", metavar="URL", help="kafka://host:port or embedded://directory; default: embedded, for now.")
+@click.option("--broker", metavar="URL", help="kafka://host:port or embedded://directory; default: embedded.")
 @click.option("--datadir", type=click.Path(path_type=Path), help="Keep its data here; default: gone afterwards.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def command(events_limit: int | None, broker: str | None, datadir: Path | None, as_json: bool) -> int:
