@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := streams/native
 CARGO := cargo --locked
+# Tests wait more than they work, for sessions to expire above all: three at a time keep two cores busy.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 RUST_SOURCES := $(shell find $(NATIVE) -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
 
 .PHONY: help venv demo test test-faults lint proto bench clean
@@ -25,11 +27,11 @@ demo: venv  ## the main job on a month of real flights
 
 test: venv  ## all tests, on a real Kafka too; three kills per transport
 	@PYTHON=$(PYTHON) .ci/prerequisites.sh test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-faults: venv  ## all kills, cuts and restarts
 	@PYTHON=$(PYTHON) .ci/prerequisites.sh test
-	STREAMS_TEST_FAULTS=full $(BIN)/python -m pytest tests/faults
+	STREAMS_TEST_FAULTS=full $(PYTEST) tests/faults
 
 lint: venv  ## what CI checks besides tests
 	$(BIN)/ruff check .

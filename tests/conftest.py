@@ -12,7 +12,8 @@ import pytest
 
 from tests.broker import Broker
 
-SEED = int(os.environ.get("STREAMS_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+# In the environment, so that the processes of a parallel run share it.
+SEED = int(os.environ.setdefault("STREAMS_TEST_SEED", str(random.SystemRandom().randrange(1 << 32))))
 FULL = os.environ.get("STREAMS_TEST_FAULTS") == "full"
 
 # No deadline: two shared cores say nothing about speed, and speed is never a test here.
