@@ -33,6 +33,8 @@ from streams.transport.tail import Positions, Progress, Sink, read_to_end, tail_
 __all__ = ["Consumer", "Producer", "Transport"]
 
 METADATA_TIMEOUT_MS = 10_000
+RECONNECT_MAX_MS = 1_000
+"""Between two tries to reach a broker; librdkafka's 10 s would let the fetch stand still long after others found it."""
 PRODUCE_ROOM_BYTES = 128 * 1024
 """What is sent may be larger than what was read: headers of dead letters, the row around a state. The topics' own
 limits are the real ones; this one only keeps librdkafka's default of 1 MB out of the way."""
@@ -240,7 +242,12 @@ class Transport(driver.Transport):
 
     def client_config(self) -> dict[str, str]:
         """What every librdkafka client of this worker needs."""
-        return {"bootstrap.servers": bootstrap(self), "client.id": self.app.conf.id, **self.credentials.librdkafka()}
+        return {
+            "bootstrap.servers": bootstrap(self),
+            "client.id": self.app.conf.id,
+            "reconnect.backoff.max.ms": str(RECONNECT_MAX_MS),
+            **self.credentials.librdkafka(),
+        }
 
     def hand_token(self, client: Any) -> None:
         """Gives a native client its OAUTHBEARER token, where one is needed."""
