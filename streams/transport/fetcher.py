@@ -195,13 +195,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if not all(tp in self._remembered for tp in tps):
             await self._remember(tps)
         committed = {tp: self._remembered.pop(tp) for tp in tps}
-        first = BEGINNING if self.app.conf.consumer_auto_offset_reset != "latest" else END
+        first = await self._first_positions([tp for tp, offset in committed.items() if offset is None])
         with self._lock:
             for tp, offset in committed.items():
-                self._positions[tp] = first if offset is None else offset
+                self._positions[tp] = first[tp] if offset is None else offset
                 self._stale.add(tp)
                 self.ends.pop(tp, None)
         return committed
+
+    async def _first_positions(self, tps: list[TP]) -> dict[TP, int]:
+        """Where partitions without a committed offset begin, as numbers: librdkafka's own question for an end of a
+        partition waits half a second, thrice, for a leader that it does not know yet.
+        """
+        latest = self.app.conf.consumer_auto_offset_reset == "latest"
+        try:
+            return await self._watermarks(tps, 1 if latest else 0)
+        except KafkaError:
+            return dict.fromkeys(tps, END if latest else BEGINNING)
 
     async def remember_committed(self, tps: Iterable[TP]) -> None:
         """Reads committed offsets for the seek that follows: before the ends of changelogs are, never after."""
