@@ -57,8 +57,8 @@ class KafkaLedger:
         self._config = {
             **config,
             "enable.idempotence": "true",
-            "linger.ms": "5",
-            "batch.size": "1000000",
+            "linger.ms": "1",  # a unit's records come at once: longer only delays the first batch's compression
+            "batch.size": "500000",  # the broker checks one batch while the next is compressed; more is no smaller
             "compression.type": "zstd",
             "compression.level": "3",
             "partitioner": "murmur2_random",  # the Java client's; librdkafka's own default is CRC32
