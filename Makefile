@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := streams/native
 CARGO := cargo --locked
-# Tests wait more than they work, for sessions to expire above all: three at a time keep two cores busy.
+# Tests wait more than they work, for sessions to expire above all: three at a time keep two cores busy. Not the full
+# faults: three workers, three brokers and their load at once have brokers time out that nobody killed.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 RUST_SOURCES := $(shell find $(NATIVE) -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
 
@@ -31,7 +32,7 @@ test: venv  ## all tests, on a real Kafka too; three kills per transport
 
 test-faults: venv  ## all kills, cuts and restarts
 	@PYTHON=$(PYTHON) .ci/prerequisites.sh test
-	STREAMS_TEST_FAULTS=full $(PYTEST) tests/faults
+	STREAMS_TEST_FAULTS=full $(BIN)/python -m pytest tests/faults
 
 lint: venv  ## what CI checks besides tests
 	$(BIN)/ruff check .
