@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.errors import ConsumerStoppedError, NodeNotReadyError
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -22,7 +22,7 @@ from streams._native import KafkaConsumer, KafkaError, Records
 from streams.errors import TransportError
 from streams.transport.ledger import Member, named
 
-__all__ = ["ConsumerThread"]
+__all__ = ["ConsumerThread", "look_up_later"]
 
 FETCH_WAIT_MS = 200
 """A fetch returns with the first record, or empty after this; positions changed meanwhile take effect then."""
@@ -31,6 +31,21 @@ COMMITTED_TIMEOUT_MS = 60_000
 """Stable committed offsets wait for a predecessor's open transaction; longer than any transaction timeout in use."""
 BEGINNING, END = -2, -1
 """librdkafka's names for the two ends of a partition."""
+
+
+def look_up_later(client: Any) -> None:
+    """Has aiokafka's client wait for a cluster that names no broker, as one does that starts or is overloaded.
+
+    It asserts that there is one, and its group routine would die of that; of an error that may pass it asks again.
+    """
+    look_up = client.coordinator_lookup
+
+    async def coordinator_lookup(kind: int, key: str) -> Any:
+        if client.get_random_node() is None:
+            raise NodeNotReadyError("the cluster names no broker yet")
+        return await look_up(kind, key)
+
+    client.coordinator_lookup = coordinator_lookup
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -93,6 +108,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # source and resync must meet in one worker. aiokafka reads the strategy when it starts.
         self._assignor = self.app.assignor
         consumer._partition_assignment_strategy = (self.app.assignor,)
+        look_up_later(consumer._client)
         return consumer
 
     @property
