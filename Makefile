@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := streams/native
 CARGO := cargo --locked
-# Tests wait more than they work, for sessions to expire above all: three at a time keep two cores busy. Not the full
-# faults: three workers, three brokers and their load at once have brokers time out that nobody killed.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# Tests wait more than they work, for sessions to expire above all: two at a time. Not the full faults: several
+# workers, brokers and their load at once have brokers time out that nobody killed.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 RUST_SOURCES := $(shell find $(NATIVE) -name target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
 
 .PHONY: help venv demo test test-faults lint proto bench clean

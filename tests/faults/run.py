@@ -175,7 +175,8 @@ class Run:
             try:
                 left = self.lag()
             except KafkaError as error:
-                if not error.retriable:
+                # A broker that has just come back may not know its partitions for a moment.
+                if error.fatal:
                     raise
 
     def finish(self) -> Result:
