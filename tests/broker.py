@@ -58,9 +58,8 @@ group.min.session.timeout.ms=1000
 # A dead worker's open transaction is aborted at its timeout, not up to ten seconds later.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 controlled.shutdown.enable=false
-# A node that comes back waits until its former self is given up: six seconds instead of nine. With three, a node on a
-# busy machine was seen to give itself up.
-broker.session.timeout.ms=6000
+# A node that comes back waits until its former self is given up: three seconds instead of nine.
+broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 num.network.threads=2
 num.io.threads=4
