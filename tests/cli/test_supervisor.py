@@ -17,13 +17,11 @@ from streams.cli.supervisor import supervise
 children = [[sys.executable, "-c", code] for code in sys.argv[2:]]
 sys.exit(supervise(children, int(sys.argv[1]), lambda text: print(text, flush=True)))
 """
-DRAINS = (
-    "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('up', flush=True)\nsignal.pause()"
-)
-IGNORES = (
-    "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\nwhile 1: signal.pause()"
-)
-WATCHES = "import sys\nprint('up', flush=True)\nsys.stdin.read()\nopen('gone', 'w')"
+# The children share one pipe: each says its line in one write, which the kernel does not tear (PIPE_BUF in pipe(7)).
+UP = "import os, signal, sys\nup = lambda: os.write(1, b'up\\n')\n"
+DRAINS = UP + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nup()\nsignal.pause()"
+IGNORES = UP + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nup()\nwhile 1: signal.pause()"
+WATCHES = UP + "up()\nsys.stdin.read()\nopen('gone', 'w')"
 
 
 def parent(drain_ms: int, *children: str, cwd: Path | None = None) -> subprocess.Popen[str]:
