@@ -4,7 +4,8 @@ This module is the only reader of the environment. `parse` is pure: the environm
 `read` is the thin shell around it. The options themselves are the table in `streams.options`.
 
 Environment: `STREAMS_SECTION__KEY`, for example `STREAMS_APP__BROKER`; lists are separated by commas. Names without the
-two underscores are not ours. `[[sync]]` entries come from the file or from code. Paths are relative to the working
+two underscores are not ours. `[[sync]]` and `[[target]]` entries come from the file
+or from code. Paths are relative to the working
 directory. A secret is never printed, not even when it is wrong.
 """
 
@@ -16,13 +17,14 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from streams.errors import Finding, SettingsError
 from streams.options import (
+    ENTRIES,
     SECTIONS,
     AppSettings,
     ChunkSettings,
@@ -33,9 +35,11 @@ from streams.options import (
     SecuritySettings,
     Settings,
     SyncSettings,
+    TargetSettings,
     TransactionSettings,
     options,
 )
+from streams.options.together import completed, sync_together, target_together, together
 
 __all__ = [
     "AppSettings",
@@ -47,14 +51,18 @@ __all__ = [
     "SecuritySettings",
     "Settings",
     "SyncSettings",
+    "TargetSettings",
     "TransactionSettings",
     "options",
     "parse",
     "read",
     "sync_settings",
+    "target_settings",
 ]
 
 PREFIX = "STREAMS_"
+
+Section = TypeVar("Section")
 
 
 class _Given(NamedTuple):
@@ -123,7 +131,7 @@ def parse(
     """
     findings: list[Finding] = []
     tables = _toml(text, file, findings)
-    entries = tables.pop("sync", [])
+    entries = {name: tables.pop(name, []) for name in ENTRIES}
     given: dict[str, _Given] = {}
     given.update(_named(code or {}, "code", findings, is_text=False))
     given.update(_named(_flat(tables, file, findings), file, findings, is_text=False))
@@ -131,15 +139,18 @@ def parse(
     given.update(_named(flags or {}, "flag", findings, is_text=True))
     bad = {finding.setting for finding in findings}
     sections = {name: _section(kind, name, given, findings) for name, kind in SECTIONS.items()}
-    syncs = _syncs(entries, file, findings)
-    settings = Settings(**sections, sync=syncs, origins={name: item.origin for name, item in given.items()})
+    syncs = _syncs(entries["sync"], file, findings)
+    targets = _targets(entries["target"], file, syncs, findings)
+    settings = Settings(
+        **sections, sync=syncs, target=targets, origins={name: item.origin for name, item in given.items()}
+    )
     bad |= {finding.setting.split(" (")[0] for finding in findings}
     findings += [
         Finding(name, "nothing", "a value", f"set it in {file}, in the environment as {_variable(name)}, or in code")
         for name in required
         if name not in given and name not in bad
     ]
-    findings += [finding for names, finding in _together(settings) if not bad.intersection(names)]
+    findings += [finding for names, finding in together(settings) if not bad.intersection(names)]
     if findings:
         raise SettingsError(*findings)
     return settings
@@ -149,6 +160,15 @@ def sync_settings(**values: object) -> SyncSettings:
     """One `[[sync]]` made in code, checked as the file's are. SettingsError lists everything that is wrong."""
     findings: list[Finding] = []
     (made,) = _syncs([values], "code", findings) or (SyncSettings(),)
+    if findings:
+        raise SettingsError(*findings)
+    return made
+
+
+def target_settings(syncs: Sequence[SyncSettings], **values: object) -> TargetSettings:
+    """One `[[target]]` made in code, checked as the file's are. SettingsError lists everything that is wrong."""
+    findings: list[Finding] = []
+    (made,) = _targets([values], "code", syncs, findings) or (TargetSettings(),)
     if findings:
         raise SettingsError(*findings)
     return made
@@ -207,31 +227,51 @@ def _unknown(name: str, known: Iterable[str], origin: str) -> Finding:
     return Finding(shown, "an unknown name", "a known one", cure)
 
 
-def _syncs(entries: object, file: str, findings: list[Finding]) -> tuple[SyncSettings, ...]:
-    """The `[[sync]]` entries, completed: output and partitioning depend on source and key."""
+def _entries(
+    kind: type[Section], section: str, needed: Sequence[str], entries: object, file: str, findings: list[Finding]
+) -> list[tuple[str, Section, bool]]:
+    """The tables of one [[section]]: each one's name, itself, and whether it is right as far as one option goes."""
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        findings.append(Finding(f"sync ({file})", type(entries).__name__, "tables [[sync]]"))
-        return ()
-    known = {entry.name for entry in dataclasses.fields(SyncSettings)}
-    made: list[SyncSettings] = []
+        findings.append(Finding(f"{section} ({file})", type(entries).__name__, f"tables [[{section}]]"))
+        return []
+    known = {entry.name for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]  # a section is a dataclass
+    made = []
     for index, entry in enumerate(entries):
-        name, before = f"sync[{index}]", len(findings)
+        name, before = f"{section}[{index}]", len(findings)
         findings += [
             _unknown(f"{name}.{key}", [f"{name}.{one}" for one in known], file) for key in entry.keys() - known
         ]
         given = {f"{name}.{key}": _Given(file, value, is_text=False) for key, value in entry.items() if key in known}
-        sync: SyncSettings = _section(SyncSettings, name, given, findings)
-        missing = [key for key in ("source", "message") if f"{name}.{key}" not in given]
-        findings += [Finding(f"{name}.{key}", "nothing", "a value", "every [[sync]] needs it") for key in missing]
-        if len(findings) == before:
-            findings += _sync_together(name, sync)
+        one = _section(kind, name, given, findings)
+        missing = [key for key in needed if f"{name}.{key}" not in given]
+        findings += [Finding(f"{name}.{key}", "nothing", "a value", f"every [[{section}]] needs it") for key in missing]
+        made.append((name, one, len(findings) == before))
+    return made
+
+
+def _syncs(entries: object, file: str, findings: list[Finding]) -> tuple[SyncSettings, ...]:
+    """The `[[sync]]` entries, completed: output and partitioning depend on source and key."""
+    made: list[SyncSettings] = []
+    for name, sync, right in _entries(SyncSettings, "sync", ("source", "message"), entries, file, findings):
+        if right:
+            findings += sync_together(name, sync)
         partitioning = sync.partitioning or ("trusted" if sync.key == "record" else "murmur2")
         output = sync.output or f"{sync.source}.patches"
         made.append(dataclasses.replace(sync, partitioning=partitioning, output=output))
     return tuple(made)
 
 
-Section = TypeVar("Section")
+def _targets(
+    entries: object, file: str, syncs: Sequence[SyncSettings], findings: list[Finding]
+) -> tuple[TargetSettings, ...]:
+    """The `[[target]]` entries, completed: topic and message type are those of the sync they follow."""
+    made: list[TargetSettings] = []
+    by_source = {sync.source: sync for sync in syncs}
+    for name, target, right in _entries(TargetSettings, "target", ("name", "source", "url"), entries, file, findings):
+        if right:
+            findings += target_together(name, target, by_source.get(target.source))
+        made.append(completed(target, by_source.get(target.source)))
+    return tuple(made)
 
 
 def _section(kind: type[Section], name: str, given: Mapping[str, _Given], findings: list[Finding]) -> Section:
@@ -292,86 +332,3 @@ def _wanted(value: object, kind: object, rule: Rule) -> str:
         if rule.most is not None and not value <= rule.most:
             return f"{rule.most:g} or less"
     return ""
-
-
-def _together(settings: Settings) -> Iterator[tuple[tuple[str, ...], Finding]]:
-    """What is wrong between options that are right by themselves, with the names that take part."""
-    app, transaction, security = settings.app, settings.transaction, settings.security
-    if app.workers > 1 and app.broker.startswith("embedded:"):
-        yield (
-            ("app.workers", "app.broker"),
-            Finding(
-                "app.workers",
-                f"{app.workers} with {app.broker}",
-                "1",
-                "the embedded log serves one process; use a broker",
-            ),
-        )
-    if transaction.interval_ms * 2 > transaction.timeout_ms:
-        yield ("transaction.interval_ms", "transaction.timeout_ms"), Finding(
-            "transaction.timeout_ms", str(transaction.timeout_ms),
-            f"at least twice transaction.interval_ms, {2 * transaction.interval_ms}",
-            "the broker would abort transactions that are still being filled",
-        )  # fmt: skip
-    yield from _security_together(security)
-    for name, topics in (
-        ("source", [sync.source for sync in settings.sync]),
-        ("output", [sync.output for sync in settings.sync]),
-    ):
-        for topic in sorted({topic for topic in topics if topics.count(topic) > 1}):
-            yield (), Finding(f"sync.{name}", f"{topic} in {topics.count(topic)} entries", "one [[sync]] for a topic")
-
-
-def _security_together(security: SecuritySettings) -> Iterator[tuple[tuple[str, ...], Finding]]:
-    mechanism = security.sasl_mechanism
-    if not security.tls and (security.ca_file or security.cert_file):
-        yield ("security.tls",), Finding("security.tls", "false with certificates", "true", "set tls = true")
-    if bool(security.cert_file) != bool(security.key_file):
-        yield (
-            ("security.cert_file", "security.key_file"),
-            Finding("security.cert_file", "one of certificate and key", "both or none", "set cert_file and key_file"),
-        )
-    if mechanism == "OAUTHBEARER" and bool(security.token_file) == bool(security.token_command):
-        came = "both" if security.token_file else "neither"
-        yield (
-            ("security.sasl_mechanism",),
-            Finding(
-                "security.token_file",
-                came,
-                "either token_file or token_command",
-                "OAUTHBEARER needs one source of tokens",
-            ),
-        )
-    if mechanism not in ("", "OAUTHBEARER"):
-        if not security.username:
-            yield ("security.username",), Finding("security.username", "nothing", "a name", f"{mechanism} needs one")
-        if bool(security.password) == bool(security.password_file):
-            came = "both" if security.password else "neither"
-            yield ("security.password",), Finding(
-                "security.password", came, "either password or password_file",
-                "set STREAMS_SECURITY__PASSWORD, or name a file",
-            )  # fmt: skip
-    if not mechanism and (security.username or security.token_file or security.token_command):
-        yield (
-            ("security.sasl_mechanism",),
-            Finding(
-                "security.sasl_mechanism", "nothing", "a mechanism", "a user name or token is set: say how to log in"
-            ),
-        )
-
-
-def _sync_together(name: str, sync: SyncSettings) -> Iterator[Finding]:
-    """What is wrong between the options of one `[[sync]]`."""
-    if bool(sync.descriptors) == bool(sync.module):
-        came = "both" if sync.module else "neither"
-        yield Finding(
-            f"{name}.descriptors", came, "either descriptors or module",
-            "protoc --include_imports --descriptor_set_out=fleet.binpb makes the file",
-        )  # fmt: skip
-    if sync.partitioning == "trusted" and sync.key != "record":
-        yield Finding(
-            f"{name}.partitioning", f"trusted with key = {sync.key}", "murmur2 or repartition",
-            "only the record key is what the producer partitioned by",
-        )  # fmt: skip
-    if sync.output == sync.source:
-        yield Finding(f"{name}.output", sync.output, "another topic than its source", "patches would be read as events")

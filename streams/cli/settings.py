@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from streams.cli import flags
+from streams.options import ENTRIES
 from streams.settings import Option, Settings, options
 
 
@@ -45,13 +46,14 @@ def _listed() -> Iterator[str]:
         head, name = option.name.split(".")
         if head != section:
             section = head
-            yield from ["", "[[sync]]" if head == "sync" else f"[{head}]"] if section != "app" else ["[app]"]
+            yield from ["", f"[[{head}]]" if head in ENTRIES else f"[{head}]"] if section != "app" else ["[app]"]
         yield f"# {_explained(option)}"
         yield f"{name} = {_toml(option.default)}"
 
 
 def _row(option: Option) -> str:
-    name = f"[[sync]] {option.name.removeprefix('sync.')}" if option.name.startswith("sync.") else option.name
+    section, name = option.name.split(".")
+    name = f"[[{section}]] {name}" if section in ENTRIES else option.name
     meaning = _explained(option).replace("|", "\\|")
     return f"| `{name}` | `{_toml(option.default)}` | {meaning} |"
 
@@ -66,16 +68,19 @@ def _in_force(settings: Settings) -> Iterator[str]:
     """One line per value; secrets as stars."""
     for option in options():
         section, name = option.name.split(".")
-        if section == "sync":
-            continue
-        value = getattr(getattr(settings, section), name)
-        shown = '"***"' if option.rule.secret and value else _toml(value)
-        yield f"{option.name} = {shown}    # {settings.origins.get(option.name, 'default')}"
-    for index, sync in enumerate(settings.sync):
-        for option in options():
-            section, name = option.name.split(".")
-            if section == "sync":
-                yield f"sync[{index}].{name} = {_toml(getattr(sync, name))}"
+        if section not in ENTRIES:
+            shown = _shown(option, getattr(getattr(settings, section), name))
+            yield f"{option.name} = {shown}    # {settings.origins.get(option.name, 'default')}"
+    for wanted in ENTRIES:
+        for index, entry in enumerate(getattr(settings, wanted)):
+            for option in options():
+                section, name = option.name.split(".")
+                if section == wanted:
+                    yield f"{section}[{index}].{name} = {_shown(option, getattr(entry, name))}"
+
+
+def _shown(option: Option, value: object) -> str:
+    return '"***"' if option.rule.secret and value else _toml(value)
 
 
 def _toml(value: object) -> str:

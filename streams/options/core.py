@@ -1,150 +1,115 @@
-"""The table of options: one option is one field with its default, unit, meaning and the reason for its number.
-
-`streams.settings` fills these classes; `streams settings` and the README print the same table. Units are the last part
-of a name. A field marked secret is never printed, not even when it is wrong.
-"""
+"""The sections of the main job: worker, transactions, chunks, logs, security, limits, syncs."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, get_type_hints
+from dataclasses import dataclass
+
+from streams.options.rule import DAY_MS, NAME, TOPIC, option
 
 __all__ = [
-    "SECTIONS",
     "AppSettings",
     "ChunkSettings",
     "EmbeddedSettings",
     "LimitSettings",
-    "Option",
-    "Rule",
     "SecuritySettings",
-    "Settings",
     "SyncSettings",
     "TransactionSettings",
-    "options",
 ]
-
-DAY_MS = 86_400_000
-TOPIC = r"[a-zA-Z0-9._-]{1,249}"
-"""What Kafka accepts as a topic name."""
-NAME = r"[a-zA-Z0-9._-]{1,100}"
-"""An id becomes part of topic names, so it has fewer letters than they may have."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What one option accepts, and why its default is what it is."""
-
-    meaning: str
-    reason: str = ""
-    least: float | None = None
-    most: float | None = None
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
-    wanted: str = ""
-    secret: bool = False
-
-
-def _option(default: Any, meaning: str, reason: str = "", **rule: Any) -> Any:
-    secret = rule.get("secret", False)
-    return field(default=default, repr=not secret, metadata={"rule": Rule(meaning, reason, **rule)})
 
 
 @dataclass(frozen=True, slots=True)
 class AppSettings:
     """[app]: who this worker is and whom it works with."""
 
-    id: str = _option(
+    id: str = option(
         "",
         "names the application: consumer group, topics and transactions carry it",
         pattern=NAME,
         wanted="1 to 100 letters, digits, dots, dashes or underscores",
     )
-    broker: str = _option(
+    broker: str = option(
         "kafka://127.0.0.1:9092",
         "kafka://host:port[,host:port], or embedded://directory",
         pattern=r"(streams\+)?kafka://[^/,:\s]+:\d+(,[^/,:\s]+:\d+)*/?|embedded://\S+",
         wanted="kafka://host:port[,host:port] or embedded://directory",
     )
-    guarantee: str = _option(
+    guarantee: str = option(
         "exactly_once",
         "what a crash may do to outputs: nothing, or repeat some",
         "the promise of the house; at_least_once is for brokers without transactions",
         choices=("exactly_once", "at_least_once"),
     )
-    datadir: str = _option("./data", "directory for local state; with several workers each has a sub-directory")
-    workers: int = _option(
+    datadir: str = option("./data", "directory for local state; with several workers each has a sub-directory")
+    workers: int = option(
         1, "processes on this machine", "one saturates a core; more than 64 is a typing error", least=1, most=64
     )
-    instance: str = _option(
+    instance: str = option(
         "",
         "this worker among all of the application's; default: host name and web port",
         "a restarted worker gets its partitions back without a rebalance",
         pattern=f"({NAME})?",
         wanted="letters, digits, dots, dashes or underscores",
     )
-    web_host: str = _option("127.0.0.1", "address that metrics and health are served on", "nobody outside by default")
-    web_port: int = _option(
+    web_host: str = option("127.0.0.1", "address that metrics and health are served on", "nobody outside by default")
+    web_port: int = option(
         6066, "port of metrics and health", "Faust's; worker i of several serves on port + i", least=0, most=65_535
     )
-    progress_timeout_ms: int = _option(
+    progress_timeout_ms: int = option(
         60_000,
         "no progress for so long, without a declared reason, ends the worker",
         "twice the longest rebalance; then a fresh process is the better hope",
         least=1_000,
     )
-    broker_session_timeout_ms: int = _option(
+    broker_session_timeout_ms: int = option(
         15_000,
         "a worker that is silent for so long loses its partitions",
         "as transaction.timeout_ms: partitions and transaction go together",
         least=1_000,
         most=1_800_000,
     )
-    rebalance_timeout_ms: int = _option(
+    rebalance_timeout_ms: int = option(
         30_000,
         "time a worker has to give its partitions back",
         "half of it is for committing the open transaction",
         least=1_000,
     )
-    drain_timeout_ms: int = _option(
+    drain_timeout_ms: int = option(
         10_000, "time a worker has to finish after SIGTERM", "supervisors send SIGKILL after 10 s or later", least=0
     )
-    standby_replicas: int = _option(
+    standby_replicas: int = option(
         0,
         "other workers that keep a warm copy of each partition's state",
         "a copy costs the memory again; restoring runs at 200,000 keys/s",
         least=0,
         most=8,
     )
-    replication: int = _option(
+    replication: int = option(
         -1,
         "replication factor of topics that are created; -1: as the broker is set",
         "the operator of the broker knows best",
         least=-1,
         most=16,
     )
-    log_level: str = _option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
+    log_level: str = option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionSettings:
     """[transaction]: long enough to pay for itself, short enough for latency."""
 
-    interval_ms: int = _option(
+    interval_ms: int = option(
         100,
         "a transaction is committed after so long",
         "a commit takes 25-30 ms on a quiet broker; readers wait for it",
         least=1,
     )
-    records_max: int = _option(
+    records_max: int = option(
         20_000,
         "or after so many input records, whichever comes first",
         "five chunks; more gains nothing and costs memory",
         least=1,
     )
-    timeout_ms: int = _option(
+    timeout_ms: int = option(
         15_000,
         "the broker aborts a dead worker's transaction after so long",
         "readers at read_committed wait behind it",
@@ -157,16 +122,16 @@ class TransactionSettings:
 class ChunkSettings:
     """[chunk]: a run of consecutive records of one partition, handled in one native call."""
 
-    records_max: int = _option(
+    records_max: int = option(
         4_000, "records in a chunk", "larger chunks were measured to gain under 3 percent", least=1, most=1_000_000
     )
-    bytes_max: int = _option(
+    bytes_max: int = option(
         4_194_304,
         "bytes of keys and values in a chunk; a chunk has at least one record",
         "four times the largest record",
         least=1_024,
     )
-    prefetch_bytes_max: int = _option(
+    prefetch_bytes_max: int = option(
         67_108_864, "bytes fetched ahead per worker", "a second of work at 150,000 records of 400 bytes", least=65_536
     )
 
@@ -175,19 +140,19 @@ class ChunkSettings:
 class EmbeddedSettings:
     """[embedded]: the durable local log behind embedded://directory."""
 
-    fsync: str = _option(
+    fsync: str = option(
         "full",
         "full: a commit survives a power cut; normal: it survives a kill",
         "durable unless told otherwise",
         choices=("full", "normal"),
     )
-    retention_ms: int = _option(
+    retention_ms: int = option(
         7 * DAY_MS,
         "records older than this go; compacted topics keep the last of each key",
         "Kafka's own default",
         least=1_000,
     )
-    partitions: int = _option(
+    partitions: int = option(
         4,
         "partitions of a source topic that does not exist yet",
         "one process works on it: enough to spread keys",
@@ -200,20 +165,20 @@ class EmbeddedSettings:
 class SecuritySettings:
     """[security]: how both Kafka clients prove who they are. Files and commands are read again before they expire."""
 
-    tls: bool = _option(False, "encrypt connections to the broker and check its certificate and host name")
-    ca_file: str = _option("", "certificates to trust, PEM; default: the machine's")
-    cert_file: str = _option("", "client certificate, PEM")
-    key_file: str = _option("", "key of the client certificate, PEM")
-    key_password: str = _option("", "password of the key", secret=True)
-    sasl_mechanism: str = _option(
+    tls: bool = option(False, "encrypt connections to the broker and check its certificate and host name")
+    ca_file: str = option("", "certificates to trust, PEM; default: the machine's")
+    cert_file: str = option("", "client certificate, PEM")
+    key_file: str = option("", "key of the client certificate, PEM")
+    key_password: str = option("", "password of the key", secret=True)
+    sasl_mechanism: str = option(
         "", "how to log in; empty: not at all", choices=("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
     )
-    username: str = _option("", "for PLAIN and SCRAM")
-    password: str = _option("", "for PLAIN and SCRAM; better from the environment or a file", secret=True)
-    password_file: str = _option("", "file that holds the password")
-    token_file: str = _option("", "file that holds an OAUTHBEARER token")
-    token_command: str = _option("", "command that prints an OAUTHBEARER token; run without a shell")
-    token_refresh_ms: int = _option(
+    username: str = option("", "for PLAIN and SCRAM")
+    password: str = option("", "for PLAIN and SCRAM; better from the environment or a file", secret=True)
+    password_file: str = option("", "file that holds the password")
+    token_file: str = option("", "file that holds an OAUTHBEARER token")
+    token_command: str = option("", "command that prints an OAUTHBEARER token; run without a shell")
+    token_refresh_ms: int = option(
         300_000,
         "how often a token that names no expiry is read again",
         "the shortest lifetime in common use is ten minutes",
@@ -225,21 +190,21 @@ class SecuritySettings:
 class LimitSettings:
     """[limits]: where bad input stops."""
 
-    record_bytes_max: int = _option(
+    record_bytes_max: int = option(
         1_048_576,
         "largest record taken in, compressed or not; larger ones are dead letters",
         "Kafka's own default",
         least=1_024,
         most=104_857_600,
     )
-    dead_letter_ratio: float = _option(
+    dead_letter_ratio: float = option(
         0.9,
         "a partition stops when more than this share of its window is bad",
         "one bad producer among two is mended by letters, a wrong schema is not",
         least=0,
         most=1,
     )
-    dead_letter_window_records: int = _option(
+    dead_letter_window_records: int = option(
         1_000,
         "the last so many records of a partition are the window",
         "seconds of traffic; a full window before the first verdict",
@@ -251,93 +216,50 @@ class LimitSettings:
 class SyncSettings:
     """[[sync]]: one differential sync, from a topic of full states to a topic of patches."""
 
-    source: str = _option("", "topic of the events", pattern=TOPIC, wanted="a topic name")
-    message: str = _option(
+    source: str = option("", "topic of the events", pattern=TOPIC, wanted="a topic name")
+    message: str = option(
         "",
         "full name of the message type, such as acme.fleet.v1.DeviceState",
         pattern=r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
         wanted="the full name of a message type",
     )
-    descriptors: str = _option("", "file with a FileDescriptorSet (protoc --descriptor_set_out --include_imports)")
-    module: str = _option("", "or the generated Python module, such as acme.fleet_pb2")
-    format: str = _option(
+    descriptors: str = option("", "file with a FileDescriptorSet (protoc --descriptor_set_out --include_imports)")
+    module: str = option("", "or the generated Python module, such as acme.fleet_pb2")
+    format: str = option(
         "auto",
         "how events are framed; auto looks at each record",
         choices=("auto", "plain", "confluent", "cloudevents"),
     )
-    key: str = _option(
+    key: str = option(
         "record",
         "where the entity key is: record, subject or field:path",
         pattern=r"record|subject|field:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
         wanted="record, subject or field:path",
     )
-    partitioning: str = _option(
+    partitioning: str = option(
         "",
         "trusted, murmur2 or repartition; default: trusted with key = record, else murmur2",
         choices=("", "trusted", "murmur2", "repartition"),
     )
-    sequence: str = _option(
+    sequence: str = option(
         "attribute",
         "where the source's sequence is: attribute, field:path or none",
         pattern=r"attribute|none|field:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
         wanted="attribute, field:path or none",
     )
-    ignore: tuple[str, ...] = _option((), "fields whose change alone is not worth a patch")
-    output: str = _option(
+    ignore: tuple[str, ...] = option((), "fields whose change alone is not worth a patch")
+    output: str = option(
         "", "topic of the patches; default: {source}.patches", pattern=f"({TOPIC})?", wanted="a topic name"
     )
-    state: str = _option(
+    state: str = option(
         "memory",
         "where the state is kept: memory, or rocksdb when it is larger than memory",
         choices=("memory", "rocksdb"),
     )
-    schema_ids: tuple[int, ...] = _option((), "the only Confluent schema ids to accept; empty: every id")
-    tombstone_retention_ms: int = _option(
+    schema_ids: tuple[int, ...] = option((), "the only Confluent schema ids to accept; empty: every id")
+    tombstone_retention_ms: int = option(
         14 * DAY_MS,
         "how long a deleted key is remembered",
         "twice Kafka's default retention: longer than any event can come back",
         least=1_000,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """All of it, frozen. `origins` says where each value that is not a default came from."""
-
-    app: AppSettings = AppSettings()
-    transaction: TransactionSettings = TransactionSettings()
-    chunk: ChunkSettings = ChunkSettings()
-    embedded: EmbeddedSettings = EmbeddedSettings()
-    security: SecuritySettings = SecuritySettings()
-    limits: LimitSettings = LimitSettings()
-    sync: tuple[SyncSettings, ...] = ()
-    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-
-SECTIONS: dict[str, type[Any]] = {
-    "app": AppSettings,
-    "transaction": TransactionSettings,
-    "chunk": ChunkSettings,
-    "embedded": EmbeddedSettings,
-    "security": SecuritySettings,
-    "limits": LimitSettings,
-}
-
-
-class Option(NamedTuple):
-    """One line of the table of options."""
-
-    name: str
-    kind: str
-    default: object
-    rule: Rule
-
-
-def options() -> Iterator[Option]:
-    """Every option there is, in the order of the file; `[[sync]]` entries as `sync.name`."""
-    tables: list[tuple[str, type[Any]]] = [*SECTIONS.items(), ("sync", SyncSettings)]
-    for section, kind in tables:
-        hints = get_type_hints(kind)
-        for entry in dataclasses.fields(kind):
-            named = getattr(hints[entry.name], "__name__", str(hints[entry.name]))
-            yield Option(f"{section}.{entry.name}", named, entry.default, entry.metadata["rule"])
