@@ -37,6 +37,7 @@ if [ "$for_what" = test ]; then
     java_major=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
     [ "${java_major:-0}" -ge 17 ] 2>/dev/null || lacks 'Java 17 or newer' 'openjdk-17-jre-headless' 'a real Kafka to test on'
     have mvn || lacks 'Maven' 'maven' 'fetches Kafka'
+    have redis-server || lacks 'Redis' 'redis-server' 'look-ups are tested on a real one'
 fi
 
 if [ "$packages_only" != --packages ]; then

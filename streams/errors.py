@@ -12,6 +12,7 @@
     ├── StateError                   exit 1   a table, its store or its changelog cannot be trusted
     ├── InputError                   exit 1   one record that cannot be processed; becomes a dead letter
     ├── DeadLetterLimitError         exit 1   nearly every record of a partition is bad: stopped, not dead-lettered
+    ├── LookupFailedError            exit 1   a look-up got no answer and holds none that is young enough
     ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
     ├── PatchError                   exit 1   a patch that is damaged or does not fit
     │   └── GapError                 exit 1   revisions are missing between the held state and the patch
@@ -39,6 +40,7 @@ __all__ = [
     "GapError",
     "InputError",
     "LogBusyError",
+    "LookupFailedError",
     "PartitionMismatchError",
     "PatchError",
     "RecordTooLargeError",
@@ -199,6 +201,23 @@ class DeadLetterLimitError(StreamsError):
             f"{topic} partition {partition}: {bad} of the last {seen} records are dead letters (mostly {reason}), "
             "more than [limits] allows; check `message`, `descriptors` and `format` of its [[sync]], "
             f"look at {topic}.dlq, or raise limits.dead_letter_ratio"
+        )
+
+
+class LookupFailedError(StreamsError):
+    """A look-up got no answer, and none that is young enough is cached.
+
+    `reason` is a code: circuit-open, busy, throttled, status-503, timeout, ... `retry_s`: asking sooner asks nobody.
+    The path is not named: it may hold an entity's key.
+    """
+
+    def __init__(self, target: str, reason: str, retry_s: float) -> None:
+        self.target = target
+        self.reason = reason
+        self.retry_s = retry_s
+        super().__init__(
+            f"look-up at target {target}: {reason}, expected an answer or a cached one younger than lookup.ttl_ms + "
+            f"lookup.stale_ms_max; look at GET /circuits and at the target, or ask again in {retry_s:.1f} s"
         )
 
 

@@ -60,6 +60,7 @@ OWNERS = {
     "rocksdict": ["streams.state.rocks"],
     "aiohttp": ["streams.http", "streams.gateway", "streams.observe"],
     "aiocache": ["streams.lookup"],
+    "redis": ["streams.lookup"],
     "click": ["streams.cli"],
     "rich": ["streams.cli", "streams.demo", "streams.app", "streams.observe"],
     "sqlite3": ["streams.transport"],
