@@ -14,6 +14,7 @@
     ├── DeadLetterLimitError         exit 1   nearly every record of a partition is bad: stopped, not dead-lettered
     ├── LookupFailedError            exit 1   a look-up got no answer and holds none that is young enough
     ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
+    ├── HttpFailure                  exit 1   a request that got no usable answer, by kind; never its URL
     ├── PatchError                   exit 1   a patch that is damaged or does not fit
     │   └── GapError                 exit 1   revisions are missing between the held state and the patch
     └── FindingsError                exit 3   a check (doctor, verify) ran to its end and found something
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "EXIT_DONE",
@@ -35,9 +37,11 @@ __all__ = [
     "EXIT_SETTINGS",
     "BrokerUnreachableError",
     "DeadLetterLimitError",
+    "FailureKind",
     "Finding",
     "FindingsError",
     "GapError",
+    "HttpFailure",
     "InputError",
     "LogBusyError",
     "LookupFailedError",
@@ -266,6 +270,25 @@ class StallError(StreamsError):
             f"{topic} partition {partition}: no progress for {timeout_ms} ms with {lag} records waiting "
             f"(last step: {waiting_on}); the worker ends so that its supervisor starts a fresh one"
         )
+
+
+FailureKind = Literal["dns", "connect", "tls", "timeout", "reset", "protocol", "too-large", "refused-address", "auth"]
+"""How a request can fail without a usable answer: no address, nobody listens, no trust, too slow, broken off, no HTTP,
+an answer too long, an address that is not allowed, no credential to be had."""
+
+
+class HttpFailure(StreamsError):  # noqa: N818 - it is an outcome to be counted, more than an error
+    """A request that got no usable answer. `kind` is for counting and deciding, `detail` for people.
+
+    `status` is that of the answer's head where one had come before its body failed, else 0. `detail` holds no URL, no
+    header and nothing that the peer wrote: each of them may carry a secret or an entity key.
+    """
+
+    def __init__(self, kind: FailureKind, detail: str, *, status: int = 0) -> None:
+        self.kind = kind
+        self.detail = detail
+        self.status = status
+        super().__init__(f"{kind}: {detail}")
 
 
 class PatchError(StreamsError):

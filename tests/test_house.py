@@ -59,6 +59,8 @@ OWNERS = {
     "zstandard": ["streams.kernel.compression"],
     "rocksdict": ["streams.state.rocks"],
     "aiohttp": ["streams.http", "streams.gateway", "streams.observe"],
+    "yarl": ["streams.http", "streams.gateway", "streams.observe"],
+    "oauthlib": ["streams.identity.oauth2"],
     "aiocache": ["streams.lookup"],
     "redis": ["streams.lookup"],
     "click": ["streams.cli"],
