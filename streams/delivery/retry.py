@@ -11,9 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from streams.errors import FailureKind
-from streams.options.delivery import DeliverySettings
 
-__all__ = ["Budget", "Verdict", "VerdictKind", "classify", "pause_ms", "retry_after_ms"]
+__all__ = ["Budget", "Verdict", "VerdictKind", "classify", "full_jitter_ms", "retry_after_ms"]
 
 VerdictKind = Literal["ok", "stale", "gone", "transient", "throttled", "permanent", "auth"]
 """ok: taken. stale: taken, save the keys it names. gone: the receiver wants no more. transient: may go better later.
@@ -35,7 +34,6 @@ _HUNDREDS: dict[int, VerdictKind] = {2: "ok", 3: "permanent", 4: "permanent", 5:
 """Of any other status. Redirects are not followed, so a receiver that moved has not taken anything. A status that HTTP
 does not have says nothing about what was sent."""
 
-_AGAIN: tuple[VerdictKind, ...] = ("transient", "throttled", "auth")
 _DOUBLINGS_MAX = 30
 """A pause is capped long before; the exponent must not grow without bound."""
 _DIGITS_MAX = 9
@@ -44,62 +42,56 @@ _DIGITS_MAX = 9
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The class of an attempt's end. `retry_after_ms`: what the receiver asked for, capped; 0 where it did not."""
+    """The class of an attempt's end.
+
+    `code` says what it was, for counting: the status, or the kind of failure. `retry_after_ms`: what the receiver asked
+    for, capped; 0 where it did not.
+    """
 
     kind: VerdictKind
+    code: str
     retry_after_ms: int = 0
-
-    @property
-    def again(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.kind in _AGAIN
 
 
 def classify(
     result: int | FailureKind,
     headers: Mapping[str, str] | None = None,
-    now_ms: int = 0,
+    now_s: float = 0,
     retry_after_ms_max: int = RETRY_AFTER_MS_MAX,
 ) -> Verdict:
     """The verdict on an answer's status, or on the kind of a failure without one.
 
-    `headers`: the answer's, names in lower case. `now_ms`: wall time, for a Retry-After that is a date. No failure
-    without an answer is permanent: an endless answer, a redirected name or a bad certificate are the target's, not the
-    record's, and must not make dead letters.
+    `headers`: the answer's, names in lower case. `now_s`: wall time, for a Retry-After that is a date. No failure
+    without an answer is permanent: an endless answer, a name that leads elsewhere or a bad certificate are the
+    target's, not the record's, and must not make dead letters.
     """
     if isinstance(result, str):
-        return Verdict("auth" if result == "auth" else "transient")
+        return Verdict("auth" if result == "auth" else "transient", result)
     kind = _STATUS.get(result) or _HUNDREDS.get(result // 100, "transient")
     if kind not in ("transient", "throttled") or headers is None:
-        return Verdict(kind)
-    return Verdict(kind, retry_after_ms(headers.get("retry-after", ""), now_ms, retry_after_ms_max))
+        return Verdict(kind, str(result))
+    return Verdict(kind, str(result), retry_after_ms(headers.get("retry-after", ""), now_s, retry_after_ms_max))
 
 
-def retry_after_ms(value: str, now_ms: int, most_ms: int = RETRY_AFTER_MS_MAX) -> int:
+def retry_after_ms(value: str, now_s: float, most_ms: int = RETRY_AFTER_MS_MAX) -> int:
     """A Retry-After in milliseconds from now, at most `most_ms`: seconds, or a date of HTTP. 0 for anything else."""
     value = value.strip()
     if value.isascii() and value.isdigit():
         return most_ms if len(value) > _DIGITS_MAX else min(int(value) * 1000, most_ms)
     try:
-        wanted_ms = int(parsedate_to_datetime(value).timestamp() * 1000)
+        wanted_s = parsedate_to_datetime(value).timestamp()
     except (ValueError, OverflowError, OSError):
         return 0
-    return min(max(wanted_ms - now_ms, 0), most_ms)
+    return min(max(int((wanted_s - now_s) * 1000), 0), most_ms)
 
 
-def pause_ms(verdict: Verdict, attempts: int, elapsed_ms: int, chance: float, settings: DeliverySettings) -> int | None:
-    """How long to wait before the next attempt of a request; None: this was the last one.
+def full_jitter_ms(base_ms: int, most_ms: int, attempt: int, chance: float) -> int:
+    """The pause after the `attempt`-th failure in a row: anything up to a bound that begins at `base_ms` and doubles.
 
-    `attempts` were made, over `elapsed_ms` since the first began; `chance` is a random number in [0, 1). Full jitter:
-    anything between nothing and a bound that doubles, so that requests that failed together come back apart. What the
-    receiver asked for is waited out first, and must fit into the time too: a longer wait is the whole target's, and is
-    made by whoever holds it.
+    `chance` is a random number in [0, 1). Nothing of the pause is fixed, so that requests that failed together come
+    back apart.
     """
-    if not verdict.again or attempts >= settings.attempts_max:
-        return None
-    bound = min(settings.backoff_ms << min(max(attempts - 1, 0), _DOUBLINGS_MAX), settings.backoff_ms_max)
-    pause = verdict.retry_after_ms + int(bound * chance)
-    return pause if elapsed_ms + pause <= settings.retry_time_ms_max else None
+    return int(min(base_ms << min(max(attempt - 1, 0), _DOUBLINGS_MAX), most_ms) * chance)
 
 
 class Budget:
@@ -120,15 +112,11 @@ class Budget:
         """What is left."""
         return self._tokens
 
-    @property
-    def allows(self) -> bool:
-        """Whether a failed request may be tried again now."""
+    def failure(self) -> bool:
+        """An attempt failed in a way that may be tried again; returns whether the budget allows to."""
+        self._tokens = max(self._tokens - 1, 0)
         return self._tokens > self._tokens_max / 2
 
-    def failed(self) -> None:
-        """An attempt failed in a way that would be tried again."""
-        self._tokens = max(self._tokens - 1, 0)
-
-    def succeeded(self) -> None:
+    def success(self) -> None:
         """An attempt was taken."""
         self._tokens = min(self._tokens + self._ratio, self._tokens_max)
