@@ -1,15 +1,25 @@
-"""zstd for one value: exactly one frame, bounded when it is opened.
+"""zstd for one value: exactly one frame, bounded when it is opened. Alone, or with a dictionary as RFC 9842's `dcz`.
 
 A frame of 16 KB can hold 512 MB, and python-zstandard ignores `max_output_size` where the frame declares its size, so
 both the declared size and what really comes out are checked here, and the frame's blocks are walked before anything is
 decompressed: trailing bytes, a second frame and a cut are then known for what they are.
+
+A dictionary of RFC 9842 is raw content: plain bytes that frames refer back to. What zstd's training makes begins with
+tables of its own that a conforming receiver would take for content and then decode nonsense, so they are not used
+(measured: 50 % of the size of a lone patch instead of 47 %, against 102 % without a dictionary).
 """
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections.abc import Sequence
+
 import zstandard
 
 from streams.errors import InputError
+
+__all__ = ["DICTIONARY_BYTES", "LEVEL", "WINDOW_BYTES_MAX", "Dictionary", "compress", "decompress", "named", "train"]
 
 LEVEL = 3
 """zstd's own default: patches are small, higher levels cost CPU and win next to nothing (measured)."""
@@ -17,14 +27,28 @@ LEVEL = 3
 WINDOW_BYTES_MAX = 8 * 1024 * 1024
 """The window that RFC 8878 (3.1.1.1.2) recommends every decoder to support; a larger one is refused."""
 
+DICTIONARY_BYTES = 16 * 1024
+"""Of a trained dictionary: 4 KB already halve a lone patch of 200 bytes, 64 KB win another 1 %; richer types need more
+than the one and receivers fetch it once a day."""
+
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _RLE = 1
 _RESERVED = 3
+_DCZ = b"\x5e\x2a\x4d\x18\x20\x00\x00\x00"
+"""RFC 9842, section 5: a skippable frame of 32 bytes, which are the SHA-256 of the dictionary; the zstd frame follows."""
+_DCZ_BYTES = len(_DCZ) + 32
+_TRAINED_HEAD_BYTES = 8
+"""Magic number and id of a trained dictionary (RFC 8878, section 5): without them it is raw content for every decoder."""
+
+_thread = threading.local()
 
 
 def compress(data: bytes, level: int = LEVEL) -> bytes:
-    """Return `data` as one zstd frame that declares its size."""
-    return zstandard.ZstdCompressor(level=level).compress(data)
+    """Return `data` as one zstd frame that declares its size. From any thread; each keeps its compressors."""
+    kept: dict[int, zstandard.ZstdCompressor] = _thread.__dict__.setdefault("compressors", {})
+    if level not in kept:
+        kept[level] = zstandard.ZstdCompressor(level=level)
+    return kept[level].compress(data)
 
 
 def decompress(frame: bytes, bytes_max: int) -> bytes:
@@ -39,7 +63,52 @@ def decompress(frame: bytes, bytes_max: int) -> bytes:
         raise InputError("bad-compression", f"damaged zstd frame ({error})") from error
 
 
-def _bounded(frame: bytes, bytes_max: int) -> bytes:
+def train(samples: Sequence[bytes], bytes_max: int = DICTIONARY_BYTES) -> bytes | None:
+    """Return raw content for a dictionary of values like these; None where they are too few or too alike to learn from.
+
+    Takes a fraction of a second with the interpreter's lock released. A few hundred samples are the least.
+    """
+    try:
+        trained = zstandard.train_dictionary(bytes_max, list(samples)).as_bytes()
+    except zstandard.ZstdError:
+        return None
+    return trained[_TRAINED_HEAD_BYTES:]
+
+
+def named(stream: bytes) -> bytes | None:
+    """The SHA-256 of the dictionary that a `dcz` stream was made with; None: no such stream."""
+    return stream[len(_DCZ) : _DCZ_BYTES] if stream.startswith(_DCZ) and len(stream) >= _DCZ_BYTES else None
+
+
+class Dictionary:
+    """Bytes that both sides hold, so that even a lone patch has something to refer back to. From any thread."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.sha256 = hashlib.sha256(content).digest()
+        """RFC 9842 names dictionaries by it."""
+        self._data = zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        self._data.precompute_compress(level=LEVEL)
+        self._thread = threading.local()
+
+    def compress(self, data: bytes) -> bytes:
+        """Return `data` as a `dcz` stream. Its window is below the 8 MiB that RFC 9842 grants."""
+        compressor = self._thread.__dict__.get("compressor")
+        if compressor is None:
+            compressor = self._thread.compressor = zstandard.ZstdCompressor(dict_data=self._data)
+        return _DCZ + self.sha256 + bytes(compressor.compress(data))
+
+    def decompress(self, stream: bytes, bytes_max: int) -> bytes:
+        """Return the content of a `dcz` stream made with this dictionary. Raises InputError as `decompress` does."""
+        if named(stream) != self.sha256:
+            raise InputError("bad-compression", "no dcz stream made with this dictionary")
+        try:
+            return _bounded(stream[_DCZ_BYTES:], bytes_max, self._data)
+        except zstandard.ZstdError as error:
+            raise InputError("bad-compression", f"damaged dcz stream ({error})") from error
+
+
+def _bounded(frame: bytes, bytes_max: int, dictionary: zstandard.ZstdCompressionDict | None = None) -> bytes:
     if not frame.startswith(_MAGIC):
         raise InputError("bad-compression", "the value is no zstd frame")
     header = zstandard.get_frame_parameters(frame)
@@ -56,7 +125,7 @@ def _bounded(frame: bytes, bytes_max: int) -> bytes:
     # A frame without a window of its own is as large as its content, which is bounded.
     window = max(WINDOW_BYTES_MAX, bytes_max)
     limit = bytes_max if declared is None else declared
-    with zstandard.ZstdDecompressor(max_window_size=window).stream_reader(frame) as reader:
+    with zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=window).stream_reader(frame) as reader:
         content = reader.read(limit + 1)
     if len(content) > limit:
         raise InputError("record-too-large", f"a zstd frame holds more than {bytes_max} bytes")
