@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
@@ -79,7 +80,9 @@ def retry_after_ms(value: str, now_s: float, most_ms: int = RETRY_AFTER_MS_MAX) 
     if value.isascii() and value.isdigit():
         return most_ms if len(value) > _DIGITS_MAX else min(int(value) * 1000, most_ms)
     try:
-        wanted_s = parsedate_to_datetime(value).timestamp()
+        wanted = parsedate_to_datetime(value)
+        # One of HTTP's three formats does not name its zone; all of them mean UTC.
+        wanted_s = (wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, OSError):
         return 0
     return min(max(int((wanted_s - now_s) * 1000), 0), most_ms)
