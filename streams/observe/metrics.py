@@ -25,7 +25,7 @@ class Counter(NamedTuple):
 
 
 WITHOUT_PATCH = ("streams_events_without_patch", "Applied events that changed nothing worth a patch")
-DROPPED = ("streams_events_dropped", "Events that were seen before, by what gave them away")
+DROPPED = ("streams_events_dropped", "Events that were seen before or came too late, by what gave them away")
 CANONICALISED = (
     "streams_messages_canonicalised",
     "Messages that came in another than the canonical form, by who mended them",
@@ -44,6 +44,7 @@ COUNTERS = {
     "dropped.offset": Counter(*DROPPED, "offset"),
     "dropped.id": Counter(*DROPPED, "id"),
     "dropped.sequence": Counter(*DROPPED, "sequence"),
+    "dropped.superseded": Counter(*DROPPED, "superseded"),
     "fallback.native": Counter(*CANONICALISED, "native"),
     "fallback.upb": Counter(*CANONICALISED, "upb"),
     "non-canonical": Counter(

@@ -45,6 +45,8 @@ pub struct Counts {
     pub dropped_offset: u64,
     pub dropped_id: u64,
     pub dropped_sequence: u64,
+    /// Replayed dead letters at or below the offset or sequence that their key has reached meanwhile.
+    pub dropped_superseded: u64,
     /// DELETE of a key that has no live row.
     pub delete_unknown: u64,
     /// Messages made canonical by the kernel itself.
@@ -87,6 +89,7 @@ impl Counts {
             ("dropped.offset", self.dropped_offset),
             ("dropped.id", self.dropped_id),
             ("dropped.sequence", self.dropped_sequence),
+            ("dropped.superseded", self.dropped_superseded),
             ("delete-unknown", self.delete_unknown),
             ("fallback.native", self.fallback_native),
             ("fallback.upb", self.fallback_upb),
@@ -364,6 +367,7 @@ struct Arrival<'a> {
     key: &'a [u8],
     /// The record's own offset, or that of the dead letter it replays.
     offset: i64,
+    is_replayed: bool,
     /// Hash of source and id, where the event has an id.
     id: Option<u64>,
     /// Whose sequence it carries, and which.
@@ -374,13 +378,14 @@ impl Arrival<'_> {
     /// Why the event adds nothing to a row.
     fn repeats(&self, held: &Header) -> Option<Dropped> {
         if self.offset <= held.offset {
-            return Some(Dropped::Offset);
+            return Some(if self.is_replayed { Dropped::Superseded } else { Dropped::Offset });
         }
         if self.id.is_some_and(|id| held.knows_id(id)) {
             return Some(Dropped::Id);
         }
         let (source, sequence) = self.sequence?;
-        held.last_sequence(source).is_some_and(|last| sequence <= last).then_some(Dropped::Sequence)
+        let dropped = if self.is_replayed { Dropped::Superseded } else { Dropped::Sequence };
+        held.last_sequence(source).is_some_and(|last| sequence <= last).then_some(dropped)
     }
 
     fn time_us(&self) -> i64 {
@@ -393,6 +398,7 @@ enum Dropped {
     Offset,
     Id,
     Sequence,
+    Superseded,
 }
 
 /// What a key has now, its message as canonical as it gets under the job's own descriptor.
@@ -518,8 +524,9 @@ impl Call<'_> {
             identity.extend_from_slice(event.id.as_bytes());
             digest(identity)
         });
-        let offset = self.origin_offset(record).unwrap_or(record.offset());
-        Ok(Arrival { event, key, offset, id, sequence })
+        let origin = self.origin_offset(record);
+        let offset = origin.unwrap_or(record.offset());
+        Ok(Arrival { event, key, offset, is_replayed: origin.is_some(), id, sequence })
     }
 
     /// Offset at which a replayed dead letter first was in this very partition.
@@ -545,9 +552,14 @@ impl Call<'_> {
     fn drop_event(&mut self, place: Place, key: &[u8], dropped: Dropped) {
         let counts = &mut self.step.counts;
         match dropped {
-            // A rewind is expected; only an id or a sequence that never moves on says that something is wrong.
+            // A rewind is expected, and so is a replay that comes too late; only an id or a sequence that never moves on
+            // says that something is wrong.
             Dropped::Offset => {
                 counts.dropped_offset += 1;
+                return;
+            }
+            Dropped::Superseded => {
+                counts.dropped_superseded += 1;
                 return;
             }
             Dropped::Id => counts.dropped_id += 1,

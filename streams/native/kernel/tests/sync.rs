@@ -409,7 +409,7 @@ fn a_replayed_dead_letter_is_judged_by_its_origin() {
             NOW,
         )
         .unwrap();
-    assert_eq!((1, 1), (step.counts.dropped_offset, step.counts.patches));
+    assert_eq!((1, 0, 1), (step.counts.dropped_superseded, step.counts.dropped_offset, step.counts.patches));
     assert_eq!("0/11", patches(&step)[0].head.event_id);
     assert_eq!(
         (Some("12"), Some("1")),
@@ -421,6 +421,46 @@ fn a_replayed_dead_letter_is_judged_by_its_origin() {
         .process(&at(chunk(&[("k", Some(&values[1]), &elsewhere), ("k", Some(&values[0]), &replay("99999"))]), 60), NOW)
         .unwrap();
     assert_eq!(2, step.counts.patches);
+}
+
+#[test]
+fn a_replayed_dead_letter_below_the_last_sequence_is_superseded() {
+    let mut table = table(|_| {});
+    let event =
+        |id, sequence| vec![("ce_specversion", "1.0"), ("ce_id", id), ("ce_source", "a"), ("ce_sequence", sequence)];
+    let replayed = |id, sequence, offset| {
+        let origin = [("dlq-origin-topic", "devices"), ("dlq-origin-partition", "0"), ("dlq-origin-offset", offset)];
+        [event(id, sequence), origin.to_vec()].concat()
+    };
+    let values: Vec<_> = (1..6).map(|count| message("name", count)).collect();
+    table.process(&at(chunk(&[("k", Some(&values[0]), &event("1", "5"))]), 10), NOW).unwrap();
+    let step = table
+        .process(
+            &at(
+                chunk(&[
+                    ("k", Some(&values[1]), &replayed("2", "4", "11")),
+                    ("k", Some(&values[2]), &replayed("1", "6", "12")),
+                    ("k", Some(&values[3]), &event("3", "5")),
+                    ("k", Some(&values[4]), &replayed("4", "6", "13")),
+                ]),
+                50,
+            ),
+            NOW,
+        )
+        .unwrap();
+    let counts = &step.counts;
+    assert_eq!((1, 1, 1, 1), (counts.dropped_superseded, counts.dropped_id, counts.dropped_sequence, counts.patches));
+}
+
+#[test]
+fn replays_that_come_too_late_do_not_name_their_key() {
+    let mut table = table(|_| {});
+    let value = message("name", 1);
+    table.process(&at(chunk(&[("k", Some(&value), &[])]), 10), NOW).unwrap();
+    let origin = [("dlq-origin-topic", "devices"), ("dlq-origin-partition", "0"), ("dlq-origin-offset", "9")];
+    let replays = vec![("k", Some(value.as_slice()), origin.as_slice()); usize::from(STUCK_DROPS)];
+    let step = table.process(&at(chunk(&replays), 50), NOW).unwrap();
+    assert_eq!((u64::from(STUCK_DROPS), 0), (step.counts.dropped_superseded, step.counts.stuck_keys));
 }
 
 #[test]
