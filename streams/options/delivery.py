@@ -8,7 +8,9 @@ from streams.options.rule import NAME, TOPIC, option
 
 __all__ = ["CircuitSettings", "DeliverySettings", "LookupSettings", "TargetSettings"]
 
-URL = r"https?://[^\s{}]*(\{[a-z_]+\}[^\s{}]*)*"
+URL = r"https?://[^\s{}]+"
+TARGET_URL = r"https?://[^\s{}/?#]+([/?][^\s{}#]*(\{key\}[^\s{}#]*)*)?"
+"""`{key}` in path and query alone: a key must not choose the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,8 @@ class TargetSettings:
     url: str = option(
         "",
         "where batches are posted; {key} (percent-encoded) makes it one request per key",
-        pattern=URL,
-        wanted="http://... or https://...",
+        pattern=TARGET_URL,
+        wanted="http://... or https://..., {key} after the host alone",
     )
     format: str = option("protobuf", "streams.v1.PatchBatch, or JSON", choices=("protobuf", "json"))
     compression: str = option(
