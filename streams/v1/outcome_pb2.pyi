@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Outcomes(_message.Message):
-    __slots__ = ("target", "reporter", "ok", "failed", "slow", "throttled", "latency_us", "lease", "probes_ok", "probes_failed", "generation", "transition", "over", "exhausted", "waiting", "set_mode")
+    __slots__ = ("target", "reporter", "ok", "failed", "slow", "throttled", "latency_us", "lease", "probes_ok", "probes_failed", "generation", "transition", "over", "exhausted", "waiting", "set_mode", "gone")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     REPORTER_FIELD_NUMBER: _ClassVar[int]
     OK_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class Outcomes(_message.Message):
     EXHAUSTED_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     SET_MODE_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     target: str
     reporter: str
     ok: int
@@ -39,4 +40,5 @@ class Outcomes(_message.Message):
     exhausted: bool
     waiting: bool
     set_mode: _circuit_pb2.Circuit.Mode
-    def __init__(self, target: _Optional[str] = ..., reporter: _Optional[str] = ..., ok: _Optional[int] = ..., failed: _Optional[int] = ..., slow: _Optional[int] = ..., throttled: _Optional[int] = ..., latency_us: _Optional[int] = ..., lease: _Optional[int] = ..., probes_ok: _Optional[int] = ..., probes_failed: _Optional[int] = ..., generation: _Optional[int] = ..., transition: _Optional[int] = ..., over: bool = ..., exhausted: bool = ..., waiting: bool = ..., set_mode: _Optional[_Union[_circuit_pb2.Circuit.Mode, str]] = ...) -> None: ...
+    gone: bool
+    def __init__(self, target: _Optional[str] = ..., reporter: _Optional[str] = ..., ok: _Optional[int] = ..., failed: _Optional[int] = ..., slow: _Optional[int] = ..., throttled: _Optional[int] = ..., latency_us: _Optional[int] = ..., lease: _Optional[int] = ..., probes_ok: _Optional[int] = ..., probes_failed: _Optional[int] = ..., generation: _Optional[int] = ..., transition: _Optional[int] = ..., over: bool = ..., exhausted: bool = ..., waiting: bool = ..., set_mode: _Optional[_Union[_circuit_pb2.Circuit.Mode, str]] = ..., gone: bool = ...) -> None: ...
