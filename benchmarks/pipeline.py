@@ -1,11 +1,13 @@
-"""How fast is the main job? The canonical workload through one worker process on a real Kafka, exactly once, checked.
+"""How fast is the main job? The canonical workload through one worker process, exactly once, outputs checked.
 
-    python benchmarks/pipeline.py --broker kafka://127.0.0.1:9092 --json
-    python benchmarks/pipeline.py --broker kafka://127.0.0.1:9092 --small
+    streams bench pipeline                                    # on a Kafka of its own
+    streams bench pipeline --broker kafka://127.0.0.1:9092 --json
+    streams bench pipeline --broker embedded --small
 
-Fills the topic `bench-devices-...` once per broker (generating takes a minute the first time), then runs a fresh worker
-process from the start of the topic: from READY to the last commit. Its outputs are read at read_committed and held
-against a plain replay. `cpu_us_per_event` is user + system time of the worker process, all threads, in that span.
+Fills the topic `bench-devices-...` once per broker (generating takes two minutes the first time), then runs fresh
+worker processes from the start of the topic: from READY to the last commit. Outputs are read at read_committed and held
+against a plain replay. `cpu_us_per_event` is user + system time of the worker process, all threads, in that span;
+`stages_us_per_event` is wall time, and stages of two threads overlap.
 
 What the figures do not show: a network between worker and broker, replication, a broker with other work to do.
 """
@@ -15,10 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,19 +28,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
-from benchmarks.workload import CANONICAL, SMALL, Check, Workload, expected, fill
-from streams._native import KafkaAdmin, KafkaConsumer
+from benchmarks import measure
+from benchmarks.measure import ADMIN_TIMEOUT_MS, Figures, machine, servers
+from benchmarks.workload import CANONICAL, SMALL, Check, Workload, blocks, expected, fill
+from streams._native import KafkaAdmin, KafkaConsumer, Records, murmur2_partition
+from streams.transport.log import Log
 from streams.transport.tail import read_to_end
 
 PARTITIONS = 4
 POLL_S = 0.02
 WORKER_TIMEOUT_S = 600
-ADMIN_TIMEOUT_MS = 30_000
-
-
-def servers(broker: str) -> str:
-    """The broker's address without our scheme."""
-    return broker.removeprefix("kafka://")
+READ_RECORDS_MAX = 50_000
+EMBEDDED = "embedded"
 
 
 def source_topic(workload: Workload) -> str:
@@ -52,6 +50,9 @@ def source_topic(workload: Workload) -> str:
 def ensure_source(workload: Workload, broker: str) -> str:
     """The filled source topic."""
     topic = source_topic(workload)
+    if broker.startswith(EMBEDDED):
+        _fill_embedded(workload, broker, topic)
+        return topic
     config = {"bootstrap.servers": servers(broker)}
     if topic in KafkaAdmin(config).topics(ADMIN_TIMEOUT_MS):
         reader = KafkaConsumer({**config, "group.id": "bench"})
@@ -65,56 +66,80 @@ def ensure_source(workload: Workload, broker: str) -> str:
     return topic
 
 
-def worker(broker: str, topic: str, app_id: str, events: int, guarantee: str, state: str) -> dict[str, Any]:
+def _fill_embedded(workload: Workload, broker: str, topic: str) -> None:
+    """Writes the workload to the log, unless it is there; keys lie where Kafka would have them."""
+    with Log(_directory(broker), "normal") as log:
+        if topic in log.topics():
+            return
+        log.create_topic(topic, PARTITIONS, retention_ms=-1)
+        for block in blocks(workload):
+            parts = [Records() for _ in range(PARTITIONS)]
+            for index in range(len(block)):
+                key = block.key(index) or b""
+                parts[murmur2_partition(key, PARTITIONS)].append(key, block.value(index), block.headers(index))
+            log.append([(topic, partition, part) for partition, part in enumerate(parts) if len(part)])
+
+
+def _directory(broker: str) -> Path:
+    return Path(broker.removeprefix("embedded://"))
+
+
+def worker(broker: str, topic: str, app_id: str, events: int, guarantee: str, state: str) -> Figures:
     """Runs in a process of its own: one worker, from READY until every event is committed."""
     from streams.app import App
     from streams.demo.v1.device_pb2 import DeviceState
 
-    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as datadir:
         app = App(app_id, broker=broker, datadir=datadir, guarantee=guarantee, web_enabled=False)
         sync = app.sync(topic, DeviceState, output=f"{app_id}.patches", state=state)
+        return asyncio.run(_measured(app, sync, events))
 
-        async def measure() -> None:
-            ready = asyncio.Event()
-            began = time.perf_counter()
-            serving = asyncio.create_task(app.serve(ready.set))
-            await asyncio.wait([serving, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                await serving
-            start_s, cpu = time.perf_counter() - began, time.process_time()
-            began = time.perf_counter()
-            while not serving.done() and (sync.counts["events"] < events or not app.consumer.pipeline.idle):  # noqa: ASYNC110
-                await asyncio.sleep(POLL_S)
-            seconds = time.perf_counter() - began
-            cpu = time.process_time() - cpu
-            if serving.done():
-                await serving
-            ledger = app.consumer.ledger
-            stages = {"kernel": sync.kernel_seconds, **ledger.seconds}
-            figures.update(
-                events=sync.counts["events"],
-                seconds=round(seconds, 3),
-                start_seconds=round(start_s, 2),
-                events_per_second=round(sync.counts["events"] / seconds),
-                cpu_us_per_event=round(cpu / max(sync.counts["events"], 1) * 1e6, 2),
-                stages_us_per_event={
-                    name: round(spent / max(sync.counts["events"], 1) * 1e6, 3) for name, spent in stages.items()
-                },
-                transactions=ledger.transactions,
-                counts={name: count for name, count in sync.counts.items() if count},
-                resident_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            )
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
 
-        asyncio.run(measure())
+async def _measured(app: Any, sync: Any, events: int) -> Figures:
+    ready = asyncio.Event()
+    began = time.perf_counter()
+    serving = asyncio.create_task(app.serve(ready.set))
+    await asyncio.wait([serving, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        await serving
+    start_s, cpu = time.perf_counter() - began, time.process_time()
+    began = time.perf_counter()
+    while not serving.done() and (sync.counts["events"] < events or not app.consumer.pipeline.idle):  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+    seconds = time.perf_counter() - began
+    cpu = time.process_time() - cpu
+    if serving.done():
+        await serving
+    ledger = app.consumer.ledger
+    done = max(sync.counts["events"], 1)
+    stages = {"kernel": sync.kernel_seconds, **ledger.seconds}
+    figures = {
+        "events": sync.counts["events"],
+        "seconds": round(seconds, 3),
+        "start_seconds": round(start_s, 2),
+        "events_per_second": round(sync.counts["events"] / seconds),
+        "cpu_us_per_event": round(cpu / done * 1e6, 2),
+        "stages_us_per_event": {name: round(spent / done * 1e6, 3) for name, spent in stages.items()},
+        "transactions": ledger.transactions,
+        "counts": {name: count for name, count in sync.counts.items() if count},
+        "resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
     return figures
 
 
 def verify(broker: str, topic: str, workload: Workload) -> list[str]:
     """Reads the committed patches and holds them against the plain replay."""
     check = Check(expected(workload))
+    if broker.startswith(EMBEDDED):
+        with Log(_directory(broker), readonly=True) as log:
+            for partition in range(PARTITIONS):
+                offset = 0
+                while len(records := log.read(topic, partition, offset, READ_RECORDS_MAX)):
+                    check.add(records)
+                    offset = records.last_offset + 1
+        return check.findings()
     start = {(topic, partition): 0 for partition in range(PARTITIONS)}
     config = {"bootstrap.servers": servers(broker)}
     # To the end of the log, not to the last stable offset: commit markers may still be on their way.
@@ -122,62 +147,79 @@ def verify(broker: str, topic: str, workload: Workload) -> list[str]:
     return check.findings()
 
 
-def run(broker: str, workload: Workload, guarantee: str, state: str) -> dict[str, Any]:
-    """One measured run; its topics are deleted after."""
+def run(broker: str, workload: Workload, guarantee: str, state: str, *, checked: bool = True) -> Figures:
+    """One measured run; its topics are deleted after. `checked`: its outputs are read and held against the replay."""
     source = ensure_source(workload, broker)
+    place = machine()
     app_id = f"bench-{uuid.uuid4().hex[:8]}"
-    command = [
-        sys.executable, __file__, "--child", "--broker", broker, "--topic", source, "--app", app_id,
+    arguments = [
+        "--child", "--broker", broker, "--topic", source, "--app", app_id,
         "--events", str(workload.events), "--guarantee", guarantee, "--state", state,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=WORKER_TIMEOUT_S, check=False)
-    if done.returncode:
-        raise SystemExit(f"the worker ended with {done.returncode}:\n{done.stderr[-4000:]}")
-    sys.stderr.write(done.stderr)
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    findings = verify(broker, f"{app_id}.patches", workload)
-    admin = KafkaAdmin({"bootstrap.servers": servers(broker)})
-    ours = [name for name in admin.topics(ADMIN_TIMEOUT_MS) if name.startswith(app_id)]
-    admin.delete_topics(ours, ADMIN_TIMEOUT_MS)
+    figures = measure.child("benchmarks.pipeline", arguments, WORKER_TIMEOUT_S)
+    findings = verify(broker, f"{app_id}.patches", workload) if checked else _miscounted(figures, workload)
+    if not broker.startswith(EMBEDDED):
+        admin = KafkaAdmin({"bootstrap.servers": servers(broker)})
+        ours = [name for name in admin.topics(ADMIN_TIMEOUT_MS) if name.startswith(app_id)]
+        admin.delete_topics(ours, ADMIN_TIMEOUT_MS)
     return {
         "benchmark": "pipeline",
+        "broker": broker.partition("://")[0],
         "guarantee": guarantee,
         "state": state,
         "verified": not findings,
         **({"findings": findings} if findings else {}),
+        "hash": f"{expected(workload).hash:016x}",
         **figures,
-        "machine": machine(),
+        "machine": place,
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), ""
-    )
+def _miscounted(figures: Figures, workload: Workload) -> list[str]:
+    """What the worker itself counted, where nobody read its outputs."""
+    wanted, counts = expected(workload), figures["counts"]
+    came = {"events": counts["events"], "patches": counts["patches"], "keys": counts["snapshots"]}
+    return [f"{came[name]} {name}, the replay has {getattr(wanted, name)}" for name in came
+            if came[name] != getattr(wanted, name)]  # fmt: skip
+
+
+def summary(runs: Sequence[Figures]) -> Figures:
+    """Runs of one kind as one object: the spread of what was measured, and each of them."""
+    first = runs[0]
+    findings = [found for run in runs for found in run.get("findings", ())]
     return {
-        "cores": os.cpu_count(),
-        "cpu": model,
-        "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "benchmark": "pipeline",
+        "verified": all(run["verified"] for run in runs),
+        "repetitions": len(runs),
+        "machine": first["machine"],
+        "cases": [
+            {
+                "case": f"{first['broker']}, {first['guarantee']}, state in {first['state']}",
+                "events": first["events"],
+                "events_per_second": measure.spread((run["events_per_second"] for run in runs), 0),
+                "cpu_us_per_event": measure.spread((run["cpu_us_per_event"] for run in runs), 2),
+                "us_per_event": measure.spread((run["seconds"] / run["events"] * 1e6 for run in runs), 2),
+                "stages_us_per_event": {
+                    name: measure.spread(run["stages_us_per_event"][name] for run in runs)
+                    for name in first["stages_us_per_event"]
+                },
+                "start_seconds": measure.spread(run["start_seconds"] for run in runs),
+                "resident_mb": measure.spread((run["resident_mb"] for run in runs), 0),
+                "hash": first["hash"],
+                **(
+                    {"findings": found} if (found := [each for run in runs for each in run.get("findings", ())]) else {}
+                ),
+            }
+        ],
+        "runs": list(runs),
     }
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", default="kafka://127.0.0.1:9092")
+    parser = measure.parser(__doc__ or "", broker=True)
     parser.add_argument("--guarantee", default="exactly_once", choices=("exactly_once", "at_least_once"))
     parser.add_argument("--state", default="memory", choices=("memory", "rocksdb"))
-    parser.add_argument("--small", action="store_true", help="50,000 events: a smoke test, no figure")
-    parser.add_argument("--json", action="store_true", help="one object instead of a table")
     for hidden in ("--child", "--topic", "--app", "--events"):
         kind = {"action": "store_true"} if hidden == "--child" else {}
         parser.add_argument(hidden, help=argparse.SUPPRESS, **kind)  # type: ignore[arg-type]
@@ -185,13 +227,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.child:
         print(json.dumps(worker(given.broker, given.topic, given.app, int(given.events), given.guarantee, given.state)))
         return 0
-    figures = run(given.broker, SMALL if given.small else CANONICAL, given.guarantee, given.state)
-    if given.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:22} {value}")
-    return 0 if figures["verified"] else 1
+    workload, times = SMALL if given.small else CANONICAL, measure.repetitions(given)
+    with tempfile.TemporaryDirectory(prefix="streams-bench-") as directory:
+        own = f"embedded://{directory}/log" if given.broker == EMBEDDED else None
+        runs = []
+        with measure.kafka(own or given.broker) as broker, measure.progress("pipeline", times) as step:
+            for _ in range(times):
+                runs.append(run(broker, workload, given.guarantee, given.state))
+                step()
+    if given.save:
+        measure.keep(runs, given)  # a line for each worker that ran
+        given.save = False
+    return measure.finish(summary(runs), given)
 
 
 if __name__ == "__main__":

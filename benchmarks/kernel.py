@@ -1,0 +1,251 @@
+"""What does the kernel cost per event, and where does it go?
+
+    streams bench kernel
+    streams bench kernel --small --json
+
+The canonical workload through one native table, one partition, in chunks and transactions of the product's size: no
+Kafka, no Faust, one thread. `process` is what the sync agent calls per chunk; `changelog` and `commit` what a
+transaction adds. The stages inside `process` come from four variants of one chunk, each of which ends a stage later:
+records that only get their key, events that were seen already, events that change nothing, events whose changes are
+all ignored, and the real thing; a stage is the difference between two. Patches are held against a plain replay.
+
+What the figures do not show: other messages (see `scaling`), and two cores at work on one memory bus.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from benchmarks import measure
+from benchmarks.measure import Figures
+from benchmarks.workload import CANONICAL, HEADERS, SMALL, Check, Workload, blocks, expected
+from streams._native import Records, Table
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.kernel.schema import MessageSchema
+from streams.options import ChunkSettings, SyncSettings, TransactionSettings
+from streams.sync.agent import make_job
+from streams.v1.cloudevents_pb2 import CloudEvent
+
+CHUNK = ChunkSettings().records_max
+TRANSACTION = TransactionSettings().records_max
+NOW_MS = 1_700_000_000_000
+"""The clock of every run: epochs, and with them the patches, are the same bytes each time."""
+STAGE_EVENTS = 400_000
+"""As many events go before the chunk that is taken apart: every device of the canonical workload has its state then."""
+STAGE_ROUNDS = 3
+"""A variant is run so often per repetition and the fastest counts: 20,000 events are over in 40 ms."""
+SPLIT = ("envelope", "look-up", "row", "diff", "encode")
+ALL_FIELDS = [field.name for field in DeviceState.DESCRIPTOR.fields]
+
+
+def new_table(ignore: Sequence[str] = ()) -> Table:
+    """An empty table for devices."""
+    schema = MessageSchema(DeviceState, ignore)
+    job = make_job(schema, SyncSettings(source="devices"), "devices", partitions=0, record_bytes_max=1 << 20)
+    return Table(job, 0)
+
+
+def chunks(workload: Workload) -> Iterator[Records]:
+    """The workload as one partition gives it out: consecutive offsets, chunks of the product's size."""
+    offset = 0
+    for block in blocks(workload):
+        block.assign(offset, NOW_MS)
+        offset += len(block)
+        for first in range(0, len(block), CHUNK):
+            yield block.slice(first, first + CHUNK)
+
+
+# -- the whole --------------------------------------------------------------------------------------------------------
+
+
+def whole(workload: Workload, check: Check | None = None) -> tuple[dict[str, float], dict[str, float], str]:
+    """One pass over the workload: wall and CPU seconds per call, and the hash of all patches."""
+    table = new_table()
+    walls, processors = {"process": 0.0, "changelog": 0.0, "commit": 0.0}, {}
+    processors.update(walls)
+    patches: list[str] = []
+    mark = pending = 0
+
+    def call(name: str, work: Callable[[], Any]) -> Any:
+        cpu, wall = time.thread_time(), time.perf_counter()
+        result = work()
+        walls[name] += time.perf_counter() - wall
+        processors[name] += time.thread_time() - cpu
+        return result
+
+    def end() -> None:
+        call("changelog", lambda: table.changelog(0, mark))
+        call("commit", lambda: table.commit(mark))
+
+    for chunk in chunks(workload):
+        step = call("process", lambda chunk=chunk: table.process(chunk, NOW_MS))
+        patches.append(measure.hash_of([step.patches]))
+        if check is not None:
+            check.add(step.patches)
+        mark, pending = step.mark, pending + len(chunk)
+        if pending >= TRANSACTION:
+            end()
+            pending = 0
+    if pending:
+        end()
+    return walls, processors, measure.hash_of(patches)
+
+
+def whole_cases(workload: Workload, times: int, check: Check, step: measure.Step) -> list[Figures]:
+    """The three calls over the whole workload; `check` sees the patches of the last pass."""
+    passes = []
+    for number in range(times):
+        passes.append(whole(workload, check if number == times - 1 else None))
+        step()
+    hashes = [hashed for _, _, hashed in passes]
+    return [
+        {
+            "case": name,
+            **measure.timed(
+                workload.events,
+                [walls[name] for walls, _, _ in passes],
+                [processors[name] for _, processors, _ in passes],
+                hashes,
+            ),
+        }
+        for name in passes[0][0]
+    ]
+
+
+# -- the stages -------------------------------------------------------------------------------------------------------
+
+
+class Variants:
+    """One event for each device, in the forms that end at different stages, and the rows that they meet."""
+
+    def __init__(self, workload: Workload, before: int) -> None:
+        table = new_table()
+        last: dict[bytes, bytes] = {}
+        following: dict[bytes, bytes] = {}
+        self.offset = 0
+        for chunk in chunks(workload):
+            if self.offset < before:
+                table.commit(table.process(chunk, NOW_MS).mark)
+                self.offset += len(chunk)
+            elif len(following) == len(last):
+                break
+            for index in range(len(chunk)):
+                key, value = chunk.key(index) or b"", chunk.value(index) or b""
+                if chunk.offset(index) < self.offset:
+                    last[key] = value
+                elif key in last and key not in following and value != last[key]:
+                    following[key] = value
+        self.rows = _rows(table)
+        self.seen = self._chunks((key, last[key]) for key in following)
+        self.same = self._chunks((key, _renewed(last[key])) for key in following)
+        self.next = self._chunks(following.items())
+        self.events = len(following)
+
+    def _chunks(self, source: Any) -> list[Records]:
+        made, source = [], iter(source)
+        while part := list(islice(source, CHUNK)):
+            records = Records()
+            for key, value in part:
+                records.append(key, value, HEADERS)
+            records.assign(self.offset + len(made) * CHUNK, NOW_MS)
+            made.append(records)
+        return made
+
+    def cost(self) -> tuple[dict[str, float], str]:
+        """CPU seconds of each stage, and the hash of the patches that the last variant gives."""
+        copied = _fastest(self.next, lambda: lambda chunk: chunk.slice(0, len(chunk)))
+        rekeyed = _fastest(self.next, lambda: new_table().rekey)
+        seen = _fastest(self.seen, lambda: self._process(()))
+        same = _fastest(self.same, lambda: self._process(()))
+        ignored = _fastest(self.next, lambda: self._process(ALL_FIELDS))
+        real = _fastest(self.next, lambda: self._process(()))
+        process = self._process(())
+        hashed = measure.hash_of(process(chunk).patches for chunk in self.next)
+        ends = [rekeyed - copied, seen, same, ignored, real]
+        stages = [end - before for end, before in zip(ends, [0.0, *ends], strict=False)]
+        return dict(zip(SPLIT, stages, strict=True)), hashed
+
+    def _process(self, ignore: Sequence[str]) -> Callable[[Records], Any]:
+        table = new_table(ignore)
+        table.restore(self.rows)
+        return lambda chunk: table.process(chunk, NOW_MS)
+
+
+def _rows(table: Table) -> Records:
+    rows = Records()
+    keys = table.keys()
+    for key in keys:
+        rows.append(key, table.get(key))
+    return rows
+
+
+def _renewed(value: bytes) -> bytes:
+    """The same state in an event of its own."""
+    event = CloudEvent.FromString(value)
+    event.id = f"{event.id}-again"
+    sequence = event.attributes["sequence"]
+    sequence.ce_string = str(int(sequence.ce_string) + 1)
+    return event.SerializeToString(deterministic=True)
+
+
+def _fastest(chunks: Sequence[Records], prepare: Callable[[], Callable[[Records], object]]) -> float:
+    """CPU seconds of one pass over the chunks: the fewest of some."""
+    found = []
+    for _ in range(STAGE_ROUNDS):
+        work = prepare()
+        began = time.thread_time()
+        for chunk in chunks:
+            work(chunk)
+        found.append(time.thread_time() - began)
+    return min(found)
+
+
+def stages(workload: Workload, before: int, times: int, step: measure.Step) -> Figures:
+    """CPU µs per event of each stage inside `process`."""
+    variants = Variants(workload, before)
+    costs, hashes = [], set()
+    for _ in range(times):
+        cost, hashed = variants.cost()
+        costs.append(cost)
+        hashes.add(hashed)
+        step()
+    if len(hashes) != 1:
+        raise measure.DifferentResultsError("the same chunk gave different patches")
+    per_event = {name: measure.spread(cost[name] / variants.events * 1e6 for cost in costs) for name in SPLIT}
+    return {"case": "stages of process", "events": variants.events, "cpu_us_per_event": per_event, "hash": hashes.pop()}
+
+
+def run(workload: Workload, times: int, *, small: bool = False) -> Figures:
+    """The whole and its stages."""
+    machine, check = measure.machine(), Check(expected(workload))
+    before = min(STAGE_EVENTS, workload.events // 2)
+    with measure.progress("kernel", 2 * times) as step:
+        cases = [*whole_cases(workload, times, check, step), stages(workload, before, times, step)]
+    findings = check.findings()
+    return {
+        "benchmark": "kernel",
+        "small": small,
+        "verified": not findings,
+        **({"findings": findings} if findings else {}),
+        "repetitions": times,
+        "seed": workload.seed,
+        "chunk_records": CHUNK,
+        "transaction_records": TRANSACTION,
+        "cases": cases,
+        "machine": machine,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    given = measure.parser(__doc__ or "").parse_args(arguments)
+    workload = SMALL if given.small else CANONICAL
+    return measure.finish(run(workload, measure.repetitions(given), small=given.small), given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
