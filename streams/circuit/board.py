@@ -95,6 +95,11 @@ class Board:
         standing = self._standings.get(target)
         return standing is not None and standing.refuses(self._now_ms())
 
+    def state(self, target: str) -> str:
+        """In a word: closed, open, or half-open, when single calls may go to try it; changes nothing."""
+        standing = self._standings.get(target)
+        return "closed" if standing is None else standing.state(self._now_ms())
+
     def take(self, circuit: Circuit) -> None:
         """Takes a record of the circuits topic in. One that is not above what is known of its target is ignored."""
         standing = self._standings.get(circuit.target)

@@ -76,6 +76,11 @@ class Own:
             return self._left <= 0 or now_ms >= self._breaker.until_ms
         return not self.closed and not self._breaker.ready(now_ms)
 
+    def state(self, now_ms: int) -> State:
+        """As the next call would find it: open until its time is over, then half-open."""
+        over = self._breaker.state is State.OPEN and self._breaker.ready(now_ms)
+        return State.HALF_OPEN if over else self._breaker.state
+
     def open_ms(self, now_ms: int) -> int:
         """How long it stays open."""
         return max(self._breaker.until_ms - now_ms, 0) if self._breaker.state is State.OPEN else 0

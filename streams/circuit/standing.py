@@ -110,6 +110,14 @@ class Standing:
             return True
         return not self._may_probe(now_ms) if self._state is State.HALF_OPEN else self._own.refuses(now_ms)
 
+    def state(self, now_ms: int) -> str:
+        """In a word, the worse of both circuits: closed, open or half-open; closed while nobody is refused."""
+        if self.flowing is not None:
+            return NAMES[State.CLOSED]
+        if self._wish or self._state is not State.CLOSED:
+            return NAMES[State.OPEN if self._wish else self._state]
+        return NAMES[self._own.state(now_ms)]
+
     def outcome(self, leave: Pass, kind: Kind, latency_us: int, now_ms: int, chance: float) -> None:
         """How a call ended. One that began under a former state of the circuit counts nothing."""
         if leave == self._probe:
