@@ -78,7 +78,7 @@ def repeat(prepare: Callable[[], Callable[[], Any]], units: int, times: int, ste
 
 
 def timed(units: int, walls: Sequence[float], processors: Sequence[float], results: Sequence[str]) -> Figures:
-    """The figures of repetitions that were timed elsewhere. DifferentResultsError: their results are not one and the same."""
+    """The figures of repetitions that were timed elsewhere. DifferentResultsError: their results are not the same."""
     if len(set(results)) != 1:
         raise DifferentResultsError(
             f"{len(results)} repetitions of the same work gave {len(set(results))} different results"

@@ -206,9 +206,7 @@ def summary(runs: Sequence[Figures]) -> Figures:
                 "start_seconds": measure.spread(run["start_seconds"] for run in runs),
                 "resident_mb": measure.spread((run["resident_mb"] for run in runs), 0),
                 "hash": first["hash"],
-                **(
-                    {"findings": found} if (found := [each for run in runs for each in run.get("findings", ())]) else {}
-                ),
+                **({"findings": findings} if findings else {}),
             }
         ],
         "runs": list(runs),
