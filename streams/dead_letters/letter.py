@@ -7,11 +7,14 @@ The letter has the record's own key, value and headers, untouched, and one famil
     dlq-error             text for people, at most 1 KiB, never payload
     dlq-format            "1"
     dlq-replay-count      how often it was replayed before; absent: never
+    dlq-target            the target that could not be given it; absent: it died as an event
     dlq-length            only in a stub: bytes of the value that did not fit its topic
     dlq-sha256            only in a stub: SHA-256 of that value, in hex
 
 The family is replaced, never appended: a record that dies, is replayed and dies again has one family, with the origin
 of its first death. The native core writes the same letters for the records it refuses.
+
+Beside the letters their topic holds marks, which say what was done about them: see `replay.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from dataclasses import dataclass, replace
 from streams._native import Records
 from streams.errors import InputError
 
-__all__ = ["ERROR_BYTES_MAX", "Letter", "bury", "fitted", "read", "replayed", "write"]
+__all__ = ["ERROR_BYTES_MAX", "FORMAT", "Letter", "bury", "fitted", "read", "replayed", "write"]
 
 FORMAT = "1"
+"""Of what a dead-letter topic holds, letters and marks."""
 FAMILY = "dlq-"
 ERROR_BYTES_MAX = 1_024
 """Room for one sentence with a place in it; it travels in a header beside the original ones."""
@@ -42,7 +46,8 @@ class Letter:
     """A dead letter.
 
     `topic`, `partition`, `offset` and `timestamp_ms` are the origin's; `key`, `value` and `headers` the record's own.
-    A stub has `length` and `sha256` of the value it could not keep, and no value.
+    A stub has `length` and `sha256` of the value it could not keep, and no value. `target` is set when the record is a
+    patch that could not be delivered.
     """
 
     topic: str
@@ -57,6 +62,7 @@ class Letter:
     replay_count: int = 0
     length: int | None = None
     sha256: str | None = None
+    target: str = ""
 
 
 def bury(records: Records, index: int, topic: str, partition: int, error: InputError) -> Letter:
@@ -142,23 +148,28 @@ def read(records: Records, index: int) -> Letter:
         _number(family, "replay-count", 0),
         _number(family, "length", 0) if "length" in family else None,
         family.get("sha256"),
+        family.get("target", ""),
     )
 
 
 def replayed(out: Records, letter: Letter) -> None:
     """Appends the record as it goes back to its topic: as it was, with its origin, by whose offset it is judged.
 
-    InputError `stub` for a letter that has lost its value.
+    It gets the present time, as the first one stays in the family: retention counts from it, and could be over before a
+    worker that is away has read the record. InputError `stub` for a letter that has no value of its record, `delivery`
+    for one of a target: the patch in it may be older than what the target has by now.
     """
+    if letter.target:
+        raise InputError("delivery", f"a patch for target {letter.target} is never sent again; ask for a snapshot")
     if letter.length is not None:
         raise InputError(
             "stub",
-            f"the value of {letter.length} bytes did not fit the dead-letter topic; read {letter.topic} partition "
-            f"{letter.partition} offset {letter.offset} while it is retained",
+            f"the value of {letter.length} bytes is not in the letter, it did not fit or is sealed; read "
+            f"{letter.topic} partition {letter.partition} offset {letter.offset} while it is retained",
         )
     family = _written(replace(letter, replay_count=letter.replay_count + 1))
     kept = [(name, value) for name, value in family if name not in ("dlq-reason", "dlq-error")]
-    out.append(letter.key, letter.value, [*letter.headers, *kept], letter.timestamp_ms)
+    out.append(letter.key, letter.value, [*letter.headers, *kept])
 
 
 def _written(letter: Letter) -> list[tuple[str, bytes]]:
@@ -176,6 +187,8 @@ def _written(letter: Letter) -> list[tuple[str, bytes]]:
         family["replay-count"] = str(letter.replay_count)
     if letter.length is not None:
         family |= {"length": str(letter.length), "sha256": letter.sha256 or ""}
+    if letter.target:
+        family["target"] = letter.target
     return [(FAMILY + name, text.encode()) for name, text in family.items()]
 
 

@@ -70,6 +70,23 @@ def test_the_family_is_fixed() -> None:
     ]
 
 
+def test_a_targets_letter_is_never_sent_again() -> None:
+    """It names its target, last in the family; the target's cure is a snapshot."""
+    letter = Letter("devices.patches", 3, 17, 5, "delivery-permanent", "400", b"k", b"patch", target="billing")
+    assert family(written(letter))[-1] == ("dlq-target", b"billing")
+    assert read(written(letter), 0) == letter
+    with pytest.raises(InputError, match="delivery: a patch for target billing is never sent again"):
+        replayed(Records(), letter)
+
+
+def test_a_replayed_record_gets_the_present_time() -> None:
+    """With that of its first day its topic's retention could be over before a worker has read it."""
+    out = Records()
+    replayed(out, bury(record(), 0, "devices", 3, InputError("undecodable")))
+    assert out.timestamp_ms(0) == -1
+    assert ("dlq-origin-timestamp", b"5") in out.headers(0)
+
+
 def test_a_second_death_replaces_the_family() -> None:
     """Dead, replayed and dead again: one family, the first origin, the new reason, one replay counted."""
     first = bury(record(own=[("ce_id", b"1")]), 0, "devices", 3, InputError("undecodable", "first"))
@@ -126,7 +143,7 @@ def test_what_does_not_fit_becomes_a_stub() -> None:
     assert read(out, 0) == stub
     assert (stub.key, stub.value, stub.headers) == (b"k", None, (("h", b"1"),))
     assert (stub.length, stub.sha256) == (5_000, hashlib.sha256(value).hexdigest())
-    with pytest.raises(InputError, match="stub: the value of 5000 bytes"):
+    with pytest.raises(InputError, match="stub: the value of 5000 bytes is not in the letter"):
         replayed(Records(), stub)
 
 
