@@ -141,7 +141,7 @@ class Variants:
                     following[key] = value
         self.rows = _rows(table)
         self.seen = self._chunks((key, last[key]) for key in following)
-        self.same = self._chunks((key, _renewed(last[key])) for key in following)
+        self.same = self._chunks((key, renewed(last[key])) for key in following)
         self.next = self._chunks(following.items())
         self.events = len(following)
 
@@ -183,7 +183,7 @@ def _rows(table: Table) -> Records:
     return rows
 
 
-def _renewed(value: bytes) -> bytes:
+def renewed(value: bytes) -> bytes:
     """The same state in an event of its own."""
     event = CloudEvent.FromString(value)
     event.id = f"{event.id}-again"
