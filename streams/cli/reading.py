@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from streams._native import KafkaConsumer, Records
+from streams._native import KafkaAdmin, KafkaConsumer, Records
 from streams.client.broker import ReaderOptions
 from streams.client.connect import open_reader
 from streams.errors import TransportError
@@ -14,7 +14,7 @@ from streams.options import Settings
 from streams.transport.credentials import Credentials
 from streams.transport.log import Log
 
-__all__ = ["embedded_directory", "last_timestamps", "latest", "native", "read_all"]
+__all__ = ["embedded_directory", "ends", "last_timestamps", "latest", "native", "read_all"]
 
 
 class _Native(Protocol):
@@ -80,6 +80,29 @@ def latest(settings: Settings, topic: str) -> dict[tuple[int, bytes], bytes]:
             else:
                 found[partition, key] = value
     return found
+
+
+def ends(settings: Settings, *topics: str) -> dict[str, dict[int, int]]:
+    """The next offset of each partition of topics, as far as is committed; a topic that there is none of has none."""
+    directory = embedded_directory(settings)
+    if directory is not None:
+        with Log(directory, readonly=True) as log:
+            return {
+                topic: {partition: log.end(topic, partition) for partition in range(log.partitions(topic) or 0)}
+                for topic in topics
+            }
+    counts = native(KafkaAdmin, settings).topics(LOOK_TIMEOUT_MS)
+    consumer = native(KafkaConsumer, settings, {"group.id": "streams-look"})
+    try:
+        return {
+            topic: {
+                partition: consumer.watermarks(topic, partition, LOOK_TIMEOUT_MS)[1]
+                for partition in range(counts.get(topic, 0))
+            }
+            for topic in topics
+        }
+    finally:
+        consumer.close()
 
 
 def last_timestamps(settings: Settings, topic: str, partitions: int) -> list[int]:
