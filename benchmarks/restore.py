@@ -1,11 +1,12 @@
 """How fast does a worker come back, and what does its state weigh? One million keys, restored from a real changelog.
 
-    python benchmarks/restore.py --broker kafka://127.0.0.1:9092 --json
-    python benchmarks/restore.py --broker kafka://127.0.0.1:9092 --small
+    streams bench restore                                     # on a Kafka of its own
+    streams bench restore --broker kafka://127.0.0.1:9092 --json
+    streams bench restore --small
 
 Writes one row per key of the canonical workload's devices (24 fields, about 290 bytes) to a changelog topic through the
-kernel, then starts a worker process on it: from the first changelog record asked for to the last row in place, and the
-process' resident memory at its peak, interpreter and clients included.
+kernel, then starts fresh worker processes on it: from the first changelog record asked for to the last row in place,
+and the process' resident memory at its peak, interpreter and clients included.
 
 What the figures do not show: a broker that is far away, or a changelog that was not compacted.
 """
@@ -17,18 +18,19 @@ import asyncio
 import itertools
 import json
 import resource
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, from anywhere
 
-from benchmarks.pipeline import ADMIN_TIMEOUT_MS, PARTITIONS, WORKER_TIMEOUT_S, machine, servers
+from benchmarks import measure
+from benchmarks.measure import ADMIN_TIMEOUT_MS, Figures, machine, servers
+from benchmarks.pipeline import PARTITIONS, WORKER_TIMEOUT_S
 from benchmarks.workload import Workload, events
 from streams._native import KafkaAdmin, KafkaProducer, Records, Table, murmur2_partition
 from streams.demo.v1.device_pb2 import DeviceState
@@ -80,7 +82,7 @@ def fill(broker: str, topic: str, changelog: str, keys: int) -> int:
     return written
 
 
-def worker(broker: str, topic: str, app_id: str) -> dict[str, Any]:
+def worker(broker: str, topic: str, app_id: str) -> Figures:
     """Runs in a process of its own: starts, restores, and says what it took."""
     from streams.app import App
 
@@ -88,9 +90,9 @@ def worker(broker: str, topic: str, app_id: str) -> dict[str, Any]:
         app = App(app_id, broker=broker, datadir=datadir, web_enabled=False)
         sync = app.sync(topic, DeviceState)
 
-        async def measure() -> dict[str, Any]:
+        async def measured() -> Figures:
             ready = asyncio.Event()
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            before, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
             serving = asyncio.create_task(app.serve(ready.set))
             await asyncio.wait([serving, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
@@ -99,6 +101,7 @@ def worker(broker: str, topic: str, app_id: str) -> dict[str, Any]:
             figures = {
                 "keys": keys,
                 "restore_seconds": round(seconds, 2),
+                "cpu_seconds": round(time.process_time() - cpu, 2),
                 "keys_per_second": round(keys / seconds) if seconds else 0,
                 "resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
                 "resident_before_mb": round(before / 1024),
@@ -107,37 +110,52 @@ def worker(broker: str, topic: str, app_id: str) -> dict[str, Any]:
             await asyncio.gather(serving, return_exceptions=True)
             return figures
 
-        return asyncio.run(measure())
+        return asyncio.run(measured())
 
 
-def run(broker: str, keys: int) -> dict[str, Any]:
-    """One measured restore; its topics are deleted after."""
+def run(broker: str, keys: int, times: int = 1, *, small: bool = False) -> Figures:
+    """So many restores of one changelog; its topics are deleted after."""
+    place = machine()
     app_id = f"bench-{uuid.uuid4().hex[:8]}"
     topic = f"{app_id}-devices"
-    row_bytes = fill(broker, topic, f"{app_id}-{topic}-changelog", keys)
-    command = [sys.executable, __file__, "--child", "--broker", broker, "--topic", topic, "--app", app_id]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=WORKER_TIMEOUT_S, check=False)
-    sys.stderr.write(done.stderr)
-    if done.returncode:
-        raise SystemExit(f"the worker ended with {done.returncode}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    arguments = ["--child", "--broker", broker, "--topic", topic, "--app", app_id]
+    with measure.progress("restore", 1 + times) as step:
+        row_bytes = fill(broker, topic, f"{app_id}-{topic}-changelog", keys)
+        step()
+        found = []
+        for _ in range(times):
+            found.append(measure.child("benchmarks.restore", arguments, WORKER_TIMEOUT_S))
+            step()
     admin = KafkaAdmin({"bootstrap.servers": servers(broker)})
     admin.delete_topics([name for name in admin.topics(ADMIN_TIMEOUT_MS) if name.startswith(app_id)], ADMIN_TIMEOUT_MS)
     return {
         "benchmark": "restore",
-        "verified": figures["keys"] == keys,
-        **figures,
+        "small": small,
+        "verified": all(figures["keys"] == keys for figures in found),
+        "repetitions": times,
+        "keys": keys,
+        "restore_seconds": round(statistics.median(figures["restore_seconds"] for figures in found), 2),
+        "keys_per_second": round(statistics.median(figures["keys_per_second"] for figures in found)),
+        "resident_mb": max(figures["resident_mb"] for figures in found),
+        "resident_before_mb": max(figures["resident_before_mb"] for figures in found),
         "row_bytes": round(row_bytes / keys),
-        "machine": machine(),
+        "cases": [
+            {
+                "case": f"{keys:,} keys from a changelog on Kafka, state in memory",
+                "seconds": measure.spread((figures["restore_seconds"] for figures in found), 2),
+                "cpu_seconds": measure.spread((figures["cpu_seconds"] for figures in found), 2),
+                "keys_per_second": measure.spread((figures["keys_per_second"] for figures in found), 0),
+                "resident_mb": measure.spread((figures["resident_mb"] for figures in found), 0),
+                "hash": measure.hash_of(sorted({figures["keys"] for figures in found})),
+            }
+        ],
+        "machine": place,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broker", default="kafka://127.0.0.1:9092")
-    parser.add_argument("--small", action="store_true", help="20,000 keys: a smoke test, no figure")
-    parser.add_argument("--json", action="store_true", help="one object instead of a table")
+    parser = measure.parser(__doc__ or "", broker=True)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--topic", help=argparse.SUPPRESS)
     parser.add_argument("--app", help=argparse.SUPPRESS)
@@ -145,13 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.child:
         print(json.dumps(worker(given.broker, given.topic, given.app)))
         return 0
-    figures = run(given.broker, SMALL_KEYS if given.small else KEYS)
-    if given.json:
-        print(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            print(f"{name:20} {value}")
-    return 0 if figures["verified"] else 1
+    with measure.kafka(given.broker) as broker:
+        keys = SMALL_KEYS if given.small else KEYS
+        figures = run(broker, keys, measure.repetitions(given), small=given.small)
+    return measure.finish(figures, given)
 
 
 if __name__ == "__main__":
