@@ -267,7 +267,7 @@ def _targets(
     """The `[[target]]` entries, completed: topic and message type are those of the sync they follow."""
     made: list[TargetSettings] = []
     by_source = {sync.source: sync for sync in syncs}
-    for name, target, right in _entries(TargetSettings, "target", ("name", "source", "url"), entries, file, findings):
+    for name, target, right in _entries(TargetSettings, "target", ("name", "url"), entries, file, findings):
         if right:
             findings += target_together(name, target, by_source.get(target.source))
         made.append(completed(target, by_source.get(target.source)))

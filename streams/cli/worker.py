@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streams.app import App
 
 SYNCS_SHOWN_MAX = 5
+TARGETS_SHOWN_MAX = 5
 """The banner has at most 12 lines, whatever the settings hold."""
 
 
@@ -80,6 +81,11 @@ def banner(settings: Settings) -> Iterator[str]:
         yield f"  sync         {sync.source} -> {sync.output} ({sync.message}, key {sync.key}, state in {sync.state})"
     if len(settings.sync) > SYNCS_SHOWN_MAX:
         yield f"  sync         and {len(settings.sync) - SYNCS_SHOWN_MAX} more"
+    if settings.target:
+        more = (
+            f" and {len(settings.target) - TARGETS_SHOWN_MAX} more" if len(settings.target) > TARGETS_SHOWN_MAX else ""
+        )
+        yield f"  targets      {', '.join(target.name for target in settings.target[:TARGETS_SHOWN_MAX])}{more}"
 
 
 def _ready_line(settings: Settings) -> str:
@@ -87,14 +93,14 @@ def _ready_line(settings: Settings) -> str:
 
 
 def _app_of_file(config: Path | None) -> App:
-    """An app with the syncs of the file and no code."""
+    """An app with the syncs and targets of the file and no code."""
     settings = read(required=["app.id"])
-    if not settings.sync:
+    if not settings.sync and not settings.target:
         raise SettingsError(
             Finding(
                 str(config or "--config"),
-                "no [[sync]]" if config else "nothing",
-                "a file with at least one [[sync]], or -A MODULE:NAME",
+                "no [[sync]] and no [[target]]" if config else "nothing",
+                "a file with at least one [[sync]] or [[target]], or -A MODULE:NAME",
                 "`streams settings` prints what a file may hold",
             )
         )

@@ -112,7 +112,10 @@ class TargetSettings:
 
     name: str = option("", "names the target: circuit, progress and metrics carry it", pattern=NAME, wanted="a name")
     source: str = option(
-        "", "whose patches: the source of a [[sync]], here or in another worker", pattern=TOPIC, wanted="a topic name"
+        "",
+        "whose patches: the source of a [[sync]], here or in another worker; none: it is only looked up",
+        pattern=f"({TOPIC})?",
+        wanted="a topic name",
     )
     topic: str = option(
         "", "topic of the patches; default: {source}.patches", pattern=f"({TOPIC})?", wanted="a topic name"

@@ -108,14 +108,14 @@ def completed(target: TargetSettings, sync: SyncSettings | None) -> TargetSettin
     """The target with what it takes over: topic and message type of its sync, its own slow threshold."""
     if sync is not None and not target.message:
         target = dataclasses.replace(target, message=sync.message, descriptors=sync.descriptors, module=sync.module)
-    topic = target.topic or (sync.output if sync is not None else f"{target.source}.patches")
+    topic = target.topic or (sync.output if sync is not None else f"{target.source}.patches" if target.source else "")
     slow_ms = target.slow_ms or target.timeout_ms * 2 // 3
     return dataclasses.replace(target, topic=topic, slow_ms=slow_ms)
 
 
 def target_together(name: str, target: TargetSettings, sync: SyncSettings | None) -> Iterator[Finding]:
     """What is wrong between the options of one `[[target]]`, and the `[[sync]]` of its source where there is one."""
-    if sync is None and not target.message:
+    if target.source and sync is None and not target.message:
         yield Finding(
             f"{name}.message", "nothing", "the message type of the patches", f"no [[sync]] of {target.source} tells it"
         )

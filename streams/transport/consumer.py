@@ -62,13 +62,15 @@ class ChunkConsumer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._rewinds: list[Rewind] = []
+        self.outcomes: list[Callable[[bool], None]] = []
+        """Told of every unit whether the broker took it."""
         self.pace = Pace()
         self.pipeline = Pipeline(
             self.ledger,
             interval_s=interval_s,
             records_max=records_max,
-            on_committed=self.on_unit_committed,
-            on_failed=self.on_unit_failed,
+            on_committed=self._unit_committed,
+            on_failed=self._unit_failed,
         )
 
     def on_rewind(self, callback: Rewind) -> None:
@@ -140,6 +142,16 @@ class ChunkConsumer:
     def give_up_waiting(self) -> None:
         """Ordinary events in agents' hands are not waited for any more; they are not committed either."""
         self._unacked_messages.clear()  # type: ignore[attr-defined]
+
+    async def _unit_committed(self, unit: Unit) -> None:
+        for told in self.outcomes:
+            told(True)
+        await self.on_unit_committed(unit)
+
+    async def _unit_failed(self, error: Exception) -> None:
+        for told in self.outcomes:
+            told(False)
+        await self.on_unit_failed(error)
 
     async def on_unit_committed(self, unit: Unit) -> None:
         """Offsets of the unit are durable, or must be committed now, by guarantee."""

@@ -183,14 +183,14 @@ class Consumer(ChunkConsumer, base.Consumer):
             fatal=True,
         )
 
-    # -- positions --------------------------------------------------------------------------------------------
-
     def _move(self, tp: TP, offset: int) -> None:
         self._positions[tp] = offset
         self._moved.add(tp)
 
-    async def remember_committed(self, tps: Iterable[TP]) -> None:
-        """Nothing to remember: this worker is the only writer, committed offsets and changelogs cannot part."""
+    async def remember_committed(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
+        """Committed offsets, None where there is none; this worker is the only writer, so nothing has to be kept."""
+        found = await asyncio.to_thread(self.transport.log.log.committed, self.app.conf.id)
+        return {tp: found.get((tp.topic, tp.partition)) for tp in tps}
 
     @override
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -390,6 +390,10 @@ class Transport(base.Transport):
     def open_end(self, topic: str, partition: int) -> int:
         """As `log_end`: what is not committed is not in the log."""
         return self.log_end(topic, partition)
+
+    def log_start(self, topic: str, partition: int) -> int:
+        """First offset of a partition that is still there. Blocks."""
+        return self.log.log.start(topic, partition)
 
     def log_end(self, topic: str, partition: int) -> int:
         """Next offset of a partition. Blocks."""

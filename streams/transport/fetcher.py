@@ -229,9 +229,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except KafkaError:
             return dict.fromkeys(tps, END if latest else BEGINNING)
 
-    async def remember_committed(self, tps: Iterable[TP]) -> None:
+    async def remember_committed(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """Reads committed offsets for the seek that follows: before the ends of changelogs are, never after."""
         await self.call_thread(self._remember, [tp for tp in tps if not self.consumer.is_changelog(tp)])
+        return dict(self._remembered)
 
     async def _remember(self, tps: Iterable[TP]) -> None:
         self._remembered = await self.committed(tps)

@@ -87,9 +87,9 @@ class Consumer(ChunkConsumer, driver.Consumer):
         self._thread.refresh_token()
         self.ledger.refresh_token()
 
-    async def remember_committed(self, tps: Iterable[TP]) -> None:
+    async def remember_committed(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """See `ConsumerThread.remember_committed`."""
-        await self._thread.remember_committed(tps)
+        return await self._thread.remember_committed(tps)
 
     @override
     async def on_start(self) -> None:
@@ -278,13 +278,20 @@ class Transport(driver.Transport):
         except KafkaError as error:
             raise named(error, f"end of {topic}/{partition}") from error
 
+    def log_start(self, topic: str, partition: int) -> int:
+        """First offset of a partition that is still there. Blocks."""
+        return self._bounds(topic, partition)[0]
+
     def log_end(self, topic: str, partition: int) -> int:
         """Next offset of a partition. Blocks."""
+        return self._bounds(topic, partition)[1]
+
+    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         if self._reader is None:
             self._reader = KafkaConsumer({**self.client_config(), "group.id": f"{self.app.conf.id}-restore"})
             self.hand_token(self._reader)
         try:
-            return self._reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)[1]
+            return self._reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)
         except KafkaError as error:
             raise named(error, f"end of {topic}/{partition}") from error
 
