@@ -1,9 +1,10 @@
 """Dictionaries for zstd: learnt from live patches, told to everybody through a compacted topic, renewed once a day.
 
-A lone patch of 200 bytes does not compress; with a dictionary it halves. A worker that delivers a type to a target with
-`compression = "dictionary"` keeps a few recent patches of it. It learns a dictionary from them when there is none, or
-when the newest is a day old and another would save more. Every worker reads the topic, so any of them can compress with
-any dictionary and serve it. Receivers find it at GET /dictionaries (all of them), fetch its bytes from
+They are for small requests: a lone patch of 200 bytes does not compress, with a dictionary it loses a quarter, and five
+in a request take 48 % instead of 59 %; of 500 there is nothing left to win. A worker that delivers a type to a target
+with `compression = "dictionary"` keeps a few recent patches of it. It learns a dictionary from them when there is none,
+or when the newest is a day old and another would save more. Every worker reads the topic, so any of them can compress
+with any dictionary and serve it. Receivers find it at GET /dictionaries (all of them), fetch its bytes from
 /dictionaries/{id}, and say in their answers which one they have (RFC 9842). The newest two of a type stay, so that a
 receiver has a day to fetch the newer one. Nobody depends on having one: whoever does not announce a dictionary that is
 known here gets plain zstd.
@@ -19,7 +20,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -207,7 +208,7 @@ def _learnt(samples: list[bytes], newest: _Held | None) -> bytes | None:
     content = compression.train(samples[:-HELD_OUT])
     if content is None:
         return None
-    before = compression.compress if newest is None else newest.ready.compress
+    before = partial(compression.compress, level=compression.BODY_LEVEL) if newest is None else newest.ready.compress
     after = compression.Dictionary(content).compress
     judged = samples[-HELD_OUT:]
     saved = 1 - sum(len(after(patch)) for patch in judged) / sum(len(before(patch)) for patch in judged)

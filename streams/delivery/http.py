@@ -26,6 +26,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import orjson
@@ -41,7 +42,7 @@ from streams.delivery.target import Target
 from streams.errors import SettingsError
 from streams.http import ANSWER_BYTES_MAX, Answer, HttpClient, HttpFailure
 from streams.identity.credential import Credential
-from streams.kernel.compression import compress, named
+from streams.kernel.compression import BODY_LEVEL, compress, named
 from streams.v1.delivery_pb2 import StaleKeys
 
 __all__ = ["Parcel", "Sender", "stale_keys"]
@@ -200,7 +201,7 @@ class Sender:
                 return "dcz", dictionary.compress
         if self._target.compression == "none" or "zstd" in self._refused:
             return "", bytes
-        return "zstd", compress
+        return "zstd", partial(compress, level=BODY_LEVEL)
 
     async def _code(self, parcel: Parcel) -> None:
         """Codes the content anew, as the receiver takes it now."""

@@ -19,10 +19,23 @@ import zstandard
 
 from streams.errors import InputError
 
-__all__ = ["DICTIONARY_BYTES", "LEVEL", "WINDOW_BYTES_MAX", "Dictionary", "compress", "decompress", "named", "train"]
+__all__ = [
+    "BODY_LEVEL",
+    "DICTIONARY_BYTES",
+    "LEVEL",
+    "WINDOW_BYTES_MAX",
+    "Dictionary",
+    "compress",
+    "decompress",
+    "named",
+    "train",
+]
 
 LEVEL = 3
 """zstd's own default: patches are small, higher levels cost CPU and win next to nothing (measured)."""
+
+BODY_LEVEL = 1
+"""Of HTTP bodies, many patches in one frame: as small as at level 3 within 1 %, JSON even smaller, in half the time."""
 
 WINDOW_BYTES_MAX = 8 * 1024 * 1024
 """The window that RFC 8878 (3.1.1.1.2) recommends every decoder to support; a larger one is refused."""
@@ -35,10 +48,10 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _RLE = 1
 _RESERVED = 3
 _DCZ = b"\x5e\x2a\x4d\x18\x20\x00\x00\x00"
-"""RFC 9842, section 5: a skippable frame of 32 bytes, which are the SHA-256 of the dictionary; the zstd frame follows."""
+"""RFC 9842, section 5: a skippable frame of 32 bytes, the SHA-256 of the dictionary, before the frame itself."""
 _DCZ_BYTES = len(_DCZ) + 32
 _TRAINED_HEAD_BYTES = 8
-"""Magic number and id of a trained dictionary (RFC 8878, section 5): without them it is raw content for every decoder."""
+"""Magic number and id of a trained dictionary (RFC 8878, section 5): without them every decoder takes it for raw."""
 
 _thread = threading.local()
 
@@ -88,7 +101,7 @@ class Dictionary:
         self.sha256 = hashlib.sha256(content).digest()
         """RFC 9842 names dictionaries by it."""
         self._data = zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        self._data.precompute_compress(level=LEVEL)
+        self._data.precompute_compress(level=BODY_LEVEL)
         self._thread = threading.local()
 
     def compress(self, data: bytes) -> bytes:

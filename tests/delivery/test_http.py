@@ -6,25 +6,26 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 import zstandard
 from aiohttp import web
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict, MessageToJson
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from streams._native import Records
+from streams._native import Records, xxh3_64
 from streams.clock import ManualClock
 from streams.delivery.body import JsonForm, protobuf_body
 from streams.delivery.conflate import Conflater
 from streams.delivery.dictionary import Dictionaries
-from streams.delivery.http import THREAD_BYTES, Sender, stale_keys
+from streams.delivery.http import SIGN_THREAD_BYTES, THREAD_BYTES, Sender, stale_keys
 from streams.delivery.lane import Batch, Lanes
 from streams.delivery.signature import signing_key
 from streams.delivery.target import Target
@@ -38,6 +39,7 @@ from streams.options import CircuitSettings, TargetSettings
 from streams.v1 import dictionary_pb2
 from streams.v1.delivery_pb2 import StaleKeys
 from streams.v1.patch_pb2 import Patch, PatchBatch
+from tests.zoo import Receiver
 
 TYPE = "streams.demo.v1.DeviceState"
 KEY = bytes(range(32))
@@ -134,9 +136,15 @@ def patch(key: bytes = b"dev-1", revision: int = 1, **fields: Any) -> Patch:
     return made
 
 
+@cache
+def conflater_of_devices() -> Conflater:
+    """Made once: it reads the whole descriptor."""
+    return Conflater(MessageSchema(DeviceState).native)
+
+
 def batch(*patches: Patch) -> Batch:
     """One request's worth, cut from real lanes."""
-    conflater = Conflater(MessageSchema(DeviceState).native)
+    conflater = conflater_of_devices()
     lanes = Lanes(conflater.compose, conflater.head, requester=b"fleet/crm", bytes_max=1 << 26)
     lanes.assign(0, 0)
     records = Records()
@@ -219,12 +227,13 @@ async def test_json_is_compressed_too(recorder: Recorder, client: HttpClient, co
     assert count == len(json.loads(opened(recorder.last))["patches"])
 
 
-async def test_a_retry_sends_the_same_bytes(recorder: Recorder, client: HttpClient) -> None:
-    """The body and the keys stay, the timestamp is the attempt's, and so is the signature."""
+@pytest.mark.parametrize("size", [1, SIGN_THREAD_BYTES])
+async def test_a_retry_sends_the_same_bytes(recorder: Recorder, client: HttpClient, size: int) -> None:
+    """The body and the keys stay, the timestamp is the attempt's, and so is the signature, in the loop or in a thread."""
     clock = ManualClock()
-    settings = target(recorder.url, signing_secret=base64.b64encode(KEY).decode())
+    settings = target(recorder.url, signing_secret=base64.b64encode(KEY).decode(), compression="none")
     made = sender(settings, client, clock=clock)
-    parcel = await made.build(batch(patch()))
+    parcel = await made.build(batch(patch(event_id="x" * size)))
     for _ in range(2):
         await made.send(parcel)
         clock.advance(60_000)
@@ -232,7 +241,10 @@ async def test_a_retry_sends_the_same_bytes(recorder: Recorder, client: HttpClie
     first, second = recorder.requests
     assert (first.body, first.headers["idempotency-key"]) == (second.body, second.headers["idempotency-key"])
     assert 60 == int(second.headers["webhook-timestamp"]) - int(first.headers["webhook-timestamp"])
-    assert first.headers["webhook-signature"] != second.headers["webhook-signature"]
+    for request in (first, second):
+        signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + request.body
+        wanted = base64.b64encode(hmac.digest(KEY, signed, hashlib.sha256)).decode()
+        assert f"v1,{wanted}" == request.headers["webhook-signature"]
 
 
 async def test_the_same_batch_has_the_same_key_in_every_worker(recorder: Recorder, client: HttpClient) -> None:
@@ -506,6 +518,59 @@ async def test_patches_on_their_way_are_samples(
     read = dictionary_pb2.Dictionary.FromString(records.value(0) or b"")
     assert (1, TYPE) == (len(records), read.type)
     assert read.sha256 == Dictionary(read.content).sha256
+
+
+def history(keys: int, changes: int) -> Iterator[Patch]:
+    """The patches of some devices that change, as a worker makes them; the states at the end are in the last ones."""
+    native = MessageSchema(DeviceState).native
+    for number in range(keys):
+        state = DeviceState(device_id=f"dev-{number}", status="ok", tags=["a"])
+        state.geo.lat = number
+        before, revision = state.SerializeToString(), 1
+        head: dict[str, Any] = {"key": b"dev-%d" % number, "type": TYPE, "epoch": 1}
+        yield Patch(revision=1, kind=Patch.SNAPSHOT, mask={"paths": ["*"]}, data=before, digest=xxh3_64(before), **head)
+        for change in range(changes):
+            state.geo.lat += 1
+            state.rx_bytes = change % 2
+            after = canonical(state)
+            kind, paths, data = native.diff(before, after) or ("", [], b"")
+            assert "delta" == kind
+            yield Patch(
+                revision=revision + 1, base_revision=revision, kind=Patch.DELTA, mask={"paths": paths}, data=data,
+                digest=xxh3_64(after), **head,
+            )  # fmt: skip
+            before, revision = after, revision + 1
+
+
+def canonical(state: DeviceState) -> bytes:
+    """The canonical form of a device without maps."""
+    return state.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"format": "json"}, {"compression": "dictionary"}, {"compression": "none"}])
+async def test_a_receiver_ends_with_the_states(
+    client: HttpClient, dictionaries: Dictionaries, content: bytes, settings: dict[str, str]
+) -> None:
+    """Every form and coding, through a receiver that checks every digest, or only knows the description of the JSON."""
+    patches = sorted(history(5, 20), key=lambda each: each.revision)
+    async with Receiver(DeviceState, dictionaries=(Dictionary(content),)) as receiver:
+        made = sender(target(receiver.url, **settings), client, dictionaries=dictionaries)
+        for start in range(0, len(patches), 15):
+            assert 200 == (await sent(made, *patches[start : start + 15])).status
+        json_states = {key: state for key, (_, state) in receiver.held_json.rows.items()}
+        states = receiver.states()
+        codings = {request.headers.get("content-encoding", "") for request in receiver.last}
+
+    wanted = {}
+    for number in range(5):
+        wanted[b"dev-%d" % number] = state = DeviceState(device_id=f"dev-{number}", status="ok", tags=["a"], rx_bytes=1)
+        state.geo.lat = number + 20
+    if settings.get("format") == "json":
+        as_json = {key: MessageToDict(each, preserving_proto_field_name=True) for key, each in wanted.items()}
+        assert as_json == json_states
+    else:
+        assert {key: canonical(each) for key, each in wanted.items()} == states
+    assert ("dcz" in codings) == (settings.get("compression") == "dictionary")
 
 
 # -- 409 ------------------------------------------------------------------------------------------------------
