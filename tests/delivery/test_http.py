@@ -229,7 +229,7 @@ async def test_json_is_compressed_too(recorder: Recorder, client: HttpClient, co
 
 @pytest.mark.parametrize("size", [1, SIGN_THREAD_BYTES])
 async def test_a_retry_sends_the_same_bytes(recorder: Recorder, client: HttpClient, size: int) -> None:
-    """The body and the keys stay, the timestamp is the attempt's, and so is the signature, in the loop or in a thread."""
+    """The body and the keys stay; timestamp and signature are the attempt's, small or signed in a thread."""
     clock = ManualClock()
     settings = target(recorder.url, signing_secret=base64.b64encode(KEY).decode(), compression="none")
     made = sender(settings, client, clock=clock)
