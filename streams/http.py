@@ -84,7 +84,8 @@ class HttpClient:
         tls: TlsSource | None = None,
         lookup: Lookup | None = None,
     ) -> None:
-        """`connections_max`: further requests wait, within their own time; give the concurrency that is wanted.
+        """`connections_max`, to one host: further requests wait, within their own time. To all hosts together it is
+        twice that, so that a token endpoint is reached while every connection to the receiver hangs.
 
         `allow_private` lets requests go to addresses that are not public. `tls` None: the machine's trusted
         certificates. `lookup` None: the machine's own resolver.
@@ -169,7 +170,8 @@ class HttpClient:
         if self._session is None:
             self._threads = ThreadPoolExecutor(DNS_THREADS_MAX, thread_name_prefix="streams-dns")
             connector = aiohttp.TCPConnector(
-                limit=self._connections_max,
+                limit=2 * self._connections_max,
+                limit_per_host=self._connections_max,
                 resolver=_Resolver(self._lookup, self._threads),
                 ttl_dns_cache=DNS_TTL_S,
                 keepalive_timeout=IDLE_MS / 1000,

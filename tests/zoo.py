@@ -86,9 +86,9 @@ Animal = Callable[["Zoo", Seen, asyncio.StreamReader, asyncio.StreamWriter], Awa
 
 class Zoo:
     """Targets by name, each with its own URL: `slow`, `hang`, `hang-after-headers`, `drip`, `reset`, `reset-mid-body`,
-    `endless-body`, `endless-header`, `long-answer`, `garbage`, `bad-chunk`, `bomb`, `cookie`, `early-refusal`,
-    `redirect`, `stale`, `stale-json`, `gone`, `throttled-seconds`, `throttled-date`, `throttled-absurd`,
-    `throttled-absurd-date`, `unavailable`, `errors-N` (500 for N of a hundred), `status-N`, and `ok`.
+    `endless-body`, `endless-header`, `endless-hints`, `long-answer`, `garbage`, `bad-chunk`, `bomb`, `cookie`,
+    `early-refusal`, `redirect`, `stale`, `stale-json`, `gone`, `throttled-seconds`, `throttled-date`,
+    `throttled-absurd`, `throttled-absurd-date`, `unavailable`, `errors-N` (500 for N of a hundred), `status-N`, `ok`.
 
     With certificates also `tls-good`, `tls-expired`, `tls-other-name`, `tls-other-ca`, `tls-mutual`, and `tls-plain`,
     where nobody speaks TLS.
@@ -270,6 +270,12 @@ async def _endless_header(zoo: Zoo, seen: Seen, reader: asyncio.StreamReader, wr
         await writer.drain()
 
 
+async def _endless_hints(zoo: Zoo, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100)
+        await writer.drain()
+
+
 async def _garbage(zoo: Zoo, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"220 mail.example ESMTP secret-of-the-peer\r\n")
     await writer.drain()
@@ -317,6 +323,7 @@ ANIMALS: dict[str, Animal] = {
     "reset-mid-body": _reset_mid_body,
     "endless-body": _endless_body,
     "endless-header": _endless_header,
+    "endless-hints": _endless_hints,
     "long-answer": _fixed(200, b"x" * 1_000_000),
     "garbage": _garbage,
     "bad-chunk": _bad_chunk,
@@ -447,14 +454,14 @@ class Receiver(Generic[M]):
         self._port = self._runner.addresses[0][1]
 
     async def vanish(self) -> None:
-        """Stops listening: connections are refused until `listen`. Those that exist end with their next answer."""
+        """As if killed: connections end, and new ones are refused until `listen`."""
         assert self._runner is not None
         for site in list(self._runner.sites):
             await site.stop()
         server = self._runner.server
         assert server is not None
         for connection in server.connections:
-            connection.close()
+            connection.force_close()
 
     async def _post(self, request: web.Request) -> web.Response:
         self.requests += 1

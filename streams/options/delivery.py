@@ -62,7 +62,7 @@ class DeliverySettings:
         300_000, "a Retry-After is obeyed up to this", "some answer with years", least=1_000
     )
     retry_budget: float = option(
-        100, "retries that may fail in a row in this process before only first attempts are made", "gRPC A6", least=1
+        100, "tokens: a failed attempt takes one; with half or less, only first attempts are made", "gRPC A6", least=1
     )
     retry_budget_ratio: float = option(0.1, "what a success gives back of it", "gRPC A6", least=0.001, most=1)
     key_retry_ms_max: int = option(

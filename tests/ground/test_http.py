@@ -143,7 +143,8 @@ async def test_answers_are_not_unpacked(zoo: Zoo, client: HttpClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "status"), [("hang", 0), ("hang-after-headers", 200), ("drip", 200), ("bad-chunk", 200)]
+    ("name", "status"),
+    [("hang", 0), ("endless-hints", 0), ("hang-after-headers", 200), ("drip", 200), ("bad-chunk", 200)],
 )
 async def test_time_is_bounded(zoo: Zoo, client: HttpClient, name: str, status: int) -> None:
     """One deadline for all of a request: no answer, no body, a body drop by drop, and one that aiohttp chokes on."""
@@ -212,6 +213,15 @@ async def test_waiting_for_a_connection_counts(zoo: Zoo, client: HttpClient) -> 
     await zoo.until(lambda: zoo.requests["hang"])
 
     assert "timeout" == (await failure(client, zoo.url("ok"), timeout_ms=200)).kind
+    task.cancel()
+
+
+async def test_a_host_that_hangs_leaves_connections_for_another(zoo: Zoo, client: HttpClient) -> None:
+    """A token endpoint is reached while every connection to the receiver is taken."""
+    task = asyncio.create_task(get(client, zoo.url("hang")))
+    await zoo.until(lambda: zoo.requests["hang"])
+
+    assert 200 == (await get(client, f"http://localhost:{zoo.port()}/ok")).status
     task.cancel()
 
 
