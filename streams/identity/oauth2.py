@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ LIFETIME_S = 300
 LIFETIME_S_MAX = 86_400
 """A token is renewed once a day, whatever its endpoint says."""
 LEEWAY_S = 60
-"""A token is renewed so long before it expires (a fifth of its life if that is less), or up to twice as long, by chance:
+"""A token is renewed so long before it expires (a fifth of its life if that is less), up to twice as long by chance:
 workers that began together do not ask together."""
 AGE_S_MIN = 10
 """A younger token that is refused is not the reason: requests sent with its predecessor are still being answered, and a
@@ -38,6 +39,7 @@ PAUSE_MS = 1_000
 PAUSE_MS_MAX = 60_000
 """Between failures at the token endpoint: full jitter up to a bound that doubles from one second to a minute."""
 
+_TOKEN = re.compile("[!-~]+")
 _ERRORS = (
     "invalid_request",
     "invalid_client",
@@ -171,7 +173,7 @@ class ClientCredentials:
             raise HttpFailure("auth", f"token endpoint answered {answer.status}{code}") from None
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             raise HttpFailure("auth", f"token endpoint answered {answer.status} without a token") from None
-        if answer.status != 200 or not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        if answer.status != 200 or not isinstance(value, str) or not _TOKEN.fullmatch(value):
             raise HttpFailure("auth", f"token endpoint answered {answer.status} without a usable token")
         if str(kind).lower() != "bearer":
             raise HttpFailure("auth", "token endpoint gave a token that is no bearer token")
