@@ -31,7 +31,7 @@ __all__ = ["Found", "Lookups"]
 
 MEMORY_BYTES_MAX = 268_435_456
 """Of all answers in memory, whatever `entries_max` says: 100,000 of them may be a kilobyte each, or a megabyte."""
-ENTRY_BYTES = 500
+ENTRY_BYTES = 400
 """What an answer takes in memory beside the bytes of its value and path, measured."""
 FAILED_PATHS_MAX = 10_000
 """Paths that are known to have failed just now; forgetting one costs a request."""

@@ -41,6 +41,8 @@ FORMAT = 1
 _HEADER = struct.Struct(">BHQ16s")
 """Format, HTTP status, lifetime in ms, and a hash of the key: an answer under another's key is never taken for its own,
 whatever becomes of connections or of the Redis."""
+_READ = "return {redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[1])}"
+"""Time left and value in one round trip; aiocache has no such command of its own."""
 
 T = TypeVar("T")
 
@@ -92,14 +94,7 @@ class SharedCache:
 
     async def get(self, key: str) -> Shared | None:
         """What is there under the key; None too where the cache does not answer."""
-
-        async def read() -> tuple[int, bytes] | None:
-            # The time left first: an answer put there in between looks older than it is, never younger.
-            left_ms = await self._cache.raw("pttl", key)
-            value = await self._cache.get(key) if left_ms and left_ms > 0 else None
-            return (left_ms, value) if value is not None else None
-
-        found = await self._call(read)
+        found = await self._call(lambda: self._cache.raw("eval", _READ, 1, key))
         return _read(key, *found) if found is not None else None
 
     async def put(self, key: str, status: int, body: bytes, lifetime_ms: int) -> None:
@@ -151,9 +146,9 @@ class SharedCache:
         self._failures += 1
 
 
-def _read(key: str, left_ms: int, value: bytes) -> Shared | None:
-    """What a value says; None for one that is not ours."""
-    if len(value) < _HEADER.size:
+def _read(key: str, left_ms: int, value: bytes | None) -> Shared | None:
+    """What a value says; None for none, and for one that is not ours."""
+    if value is None or len(value) < _HEADER.size or left_ms < 0:
         return None
     written, status, lifetime_ms, check = _HEADER.unpack_from(value)
     if written != FORMAT or check != _check(key) or lifetime_ms < left_ms:
@@ -177,7 +172,7 @@ def _opened(url: str, timeout_s: float) -> tuple[Any, str]:
     options: dict[str, Any] = {
         "username": unquote(parts.username) if parts.username else None,
         "timeout": timeout_s,
-        "socket_timeout": timeout_s,
+        "socket_timeout": None,  # every call has its time-out here; the client's costs a task per command
         # A connection of a server that was restarted is found dead by its next command: that one is sent once more.
         "retry": Retry(NoBackoff(), 1),
     }

@@ -7,6 +7,7 @@ import logging
 import pickle
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -18,6 +19,7 @@ from streams.lookup.shared import CONNECTIONS_MAX, Shared, SharedCache
 from streams.lookup.source import Counts
 from tests.lookup.registry import TARGET, Registry, lookups
 from tests.redis_server import RedisServer
+from tests.zoo import Certificates
 
 HANG_S = 60
 CANARY = "canary-7f3a"
@@ -323,6 +325,23 @@ class TestValues:
 
         assert b"fleet:lookup:" in keys
         assert CANARY.encode() not in keys
+
+
+async def test_a_redis_that_nobody_vouches_for_is_told_nothing(clock: ManualClock, tmp_path: Path) -> None:
+    """rediss:// checks certificates: neither password nor answers go to a server with one of its own making."""
+    heard: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(1))
+
+    certificates = Certificates(tmp_path)
+    server = await asyncio.start_server(listen, "127.0.0.1", 0, ssl=certificates.server_context(certificates.good))
+    async with server:
+        cache = SharedCache(f"rediss://:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}", PATIENT_MS, clock)
+        assert None is await asyncio.wait_for(cache.get("key"), HANG_S)
+        await cache.close()
+
+    assert (1, []) == (cache.errors, [byte for byte in heard if byte])
 
 
 @pytest.mark.parametrize("url", ["redis://:secret@", "redis://:secret@host:port", "redis://:secret@host/db"])
