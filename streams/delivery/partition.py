@@ -39,9 +39,8 @@ class Rules:
 
 @dataclass(slots=True)
 class Trouble:
-    """Of an entry that was put back: when it is due, whether it goes alone, and since when it fails alone."""
+    """Of an entry that was put back: whether it leaves alone, and since when it fails alone."""
 
-    due_ms: int = 0
     alone: bool = False
     failed_ms: int | None = None
 
