@@ -30,6 +30,8 @@ OPEN_HEADERS = re.compile(
     r"|traceparent|tracestate|correlation-id|__(key|value)_schema_id"
 )
 """Headers whose values are shown: they say what the record is and where it came from, not whom it is about."""
+HEADING = f"{'place':<10}  {'time':<29}  {'reason':<28}  {'key':<16}  {'bytes':>8}  replays"
+"""On standard error: what is on standard output are letters alone."""
 FORECASTS = {
     APPLIES: "applies",
     APPLIED: "is applied already",
@@ -130,9 +132,10 @@ def list_(source: str, settings: Settings, wanted: Filter, keys: bool, done: boo
     """List the dead letters of SOURCE, with what a replay would do about each. No payload is shown."""
     letters = Letters(settings, source, replays_max=REPLAYS_MAX)
     reasons: Counter[str] = Counter()
+    click.echo(HEADING, err=True)
     for cases in letters.cases(wanted, done=done):
         for case in cases:
-            _line(case, keys, f"{case.done}, {_state(case)}" if case.done else _plan(case))
+            _line(case, keys, _state(case) if done else _plan(case))
             reasons[case.entry.letter.reason] += 1
     _told(letters, reasons)
 
@@ -191,6 +194,7 @@ def replay(
     """
     letters = Letters(settings, source, replays_max=replays_max, unordered=unordered)
     counts: Counter[str] = Counter()
+    click.echo(HEADING, err=True)
     with contextlib.ExitStack() as stack:
         sender: Sender | None = None
         for cases in letters.cases(wanted):
@@ -230,6 +234,7 @@ def drop(source: str, settings: Settings, wanted: Filter, keys: bool, yes: bool)
     """
     letters = Letters(settings, source, replays_max=REPLAYS_MAX)
     reasons: Counter[str] = Counter()
+    click.echo(HEADING, err=True)
     with contextlib.ExitStack() as stack:
         sender: Sender | None = None
         for cases in letters.cases(wanted, forecast=False):
@@ -250,8 +255,8 @@ def _line(case: Case, keys: bool, state: str) -> None:
     reason = f"{letter.reason}@{letter.target}" if letter.target else letter.reason
     size = len(letter.value or b"") if letter.length is None else letter.length
     columns = [
-        f"{case.entry.place:<10}", f"{_instant(letter.timestamp_ms) or '-':<24}", f"{_printable(reason):<20}",
-        f"{_shown_key(case.key, keys) or '-':<16}", f"{size:>8}", f"{letter.replay_count:>2}", state,
+        f"{case.entry.place:<10}", f"{_instant(letter.timestamp_ms) or '-':<29}", f"{_printable(reason):<28}",
+        f"{_shown_key(case.key, keys) or '-':<16}", f"{size:>8}", f"{letter.replay_count:>7}", state,
     ]  # fmt: skip
     click.echo("  ".join(columns))
 
@@ -264,10 +269,11 @@ def _plan(case: Case) -> str:
 
 
 def _state(case: Case) -> str:
-    """What became of one that was replayed."""
-    if case.done == "dropped" or case.entry.letter.target:
-        return "done with"
-    return {APPLIES: "not processed yet"}.get(case.forecast) or _plan(case)
+    """What was done about a letter, and of one that was replayed what became of it."""
+    if case.done != "replayed" or case.entry.letter.target:
+        return str(case.done)
+    became = {APPLIES: "not processed yet", APPLIED: "applied", KNOWN: "applied"}
+    return f"replayed, {became.get(case.forecast) or _plan(case)}"
 
 
 def _told(letters: Letters, counts: Counter[str]) -> None:

@@ -100,7 +100,7 @@ def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
     64 KiB of room for it.
     """
     fitting = letter
-    if _size(letter) > record_bytes_max:
+    if _size(letter) > record_bytes_max and letter.length is None:
         value = letter.value or b""
         fitting = replace(letter, value=None, length=len(value), sha256=hashlib.sha256(value).hexdigest())
     if _size(fitting) > record_bytes_max:

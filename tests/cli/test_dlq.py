@@ -191,7 +191,7 @@ def test_a_monday_event_does_not_overwrite_fridays_state(shop: Shop, capsys: pyt
     assert (1, 1, 2) == (counts["dropped.superseded"], counts["patches"], counts["events"])
     assert (0.5, pytest.approx(0.2)) == (shop.battery("d-1"), shop.battery("d-2"))
     assert [] == listed
-    assert ["superseded, superseded", "replayed, is applied already"] == [line[3] for line in afterwards[1]]
+    assert ["superseded", "replayed, applied"] == [line[3] for line in afterwards[1]]
 
 
 def test_a_replayed_record_is_itself_again(shop: Shop) -> None:
@@ -240,7 +240,7 @@ def test_what_is_dropped_is_gone_for_good(shop: Shop, capsys: pytest.CaptureFixt
     assert (0, 5) == before
     assert (0, ["dropped"] * 3) == done
     assert (0, ["1:0", "1:3"]) == left == replayed
-    assert [("1:1", "dropped, done with"), ("1:3", "replayed, not processed yet")] == afterwards[1][1:4:2]
+    assert [("1:1", "dropped"), ("1:3", "replayed, not processed yet")] == afterwards[1][1:4:2]
     assert 7 == len(shop.read(shop.source))
 
 

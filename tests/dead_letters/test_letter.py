@@ -147,6 +147,13 @@ def test_what_does_not_fit_becomes_a_stub() -> None:
         replayed(Records(), stub)
 
 
+def test_a_stub_of_a_stub_keeps_the_first_length() -> None:
+    """A sealed letter, or one written anew, that does not fit loses its headers, not what is known of its value."""
+    stub = Letter("devices", 3, 17, 5, "undecodable", "", b"k", None, (("h", b"x" * 5_000),), length=70, sha256="aa")
+    fitting = write(Records(), stub, 3_000)
+    assert (fitting.length, fitting.sha256, fitting.headers) == (70, "aa", ())
+
+
 @given(
     key=st.integers(0, 4_000),
     value=st.integers(0, 4_000),
