@@ -7,7 +7,6 @@ import errno
 import logging
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,17 @@ from streams import settings as settings_room
 from streams._native import Job
 from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
+from streams.lookup.lookups import Found
 from streams.observe.health import Health
 from streams.observe.metrics import Metrics
-from streams.options import Settings, SyncSettings
-from streams.state.changelog import RestoreReport
+from streams.options import Settings, SyncSettings, TargetSettings
 from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics, check_counts
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema, ChunkStream
 from streams.transport.credentials import Credentials
+from streams.worker import Guarded, by_topic, create_topics, restore
 
 __all__ = ["App"]
 
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 CHUNKS_QUEUED_MAX = 4
 """Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
-CREATE_TIMEOUT_MS = 30_000
 RESTORE_PAUSE_S = 1.0
 """Between two attempts to restore from a broker that is away."""
 TOKEN_CHECK_S = 5.0
@@ -82,6 +81,7 @@ class App(faust.App):
         given = {name: value for name, value in code.items() if value is not None}
         self.settings: Settings = settings or settings_room.read(code=given)
         self.syncs: dict[str, Sync] = {}
+        self.guarded: Guarded | None = None
         own = self.settings.app
         options.setdefault("Stream", ChunkStream)
         options.setdefault("PartitionAssignor", Assignor)
@@ -118,9 +118,9 @@ class App(faust.App):
         """An app with the syncs of a settings file and no code."""
         app = cls(settings.app.id, settings=settings)
         for spec in settings.sync:
-            app.add_sync(
-                spec, load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None)
-            )
+            app.add_sync(spec, _message(spec))
+        for target in settings.target:
+            app.add_target(target, _message(target) if target.source else None)
         return app
 
     # -- the surface ------------------------------------------------------------------------------------------
@@ -152,6 +152,39 @@ class App(faust.App):
             self.agent(self.chunks(topics.source), name=f"rekey-{spec.source}")(sync.rekey.run)
         self.agent(self.chunks(topics.input, topics.resync), name=f"sync-{spec.source}")(sync.run)
         return sync
+
+    def target(
+        self, name: str, *, url: str, source: str = "", message: type[Message] | None = None, **options: object
+    ) -> None:
+        """A receiver over HTTP: the patches of `source` are posted to `url`, guarded by a circuit of this name.
+
+        `message`: default, that of this app's sync of `source`. Without `source` it is only looked up. Options are
+        those of `[[target]]`. SettingsError lists everything that is wrong with them.
+        """
+        sync = self.syncs.get(source)
+        kind = message or (sync.schema.message_class if sync is not None else None)
+        if kind is not None:
+            options |= {"message": kind.DESCRIPTOR.full_name, "module": kind.__module__}
+        syncs = [each.spec for each in self.syncs.values()]
+        spec = settings_room.target_settings(syncs, name=name, url=url, source=source, **options)
+        self.add_target(spec, kind if source else None)
+
+    def add_target(self, spec: TargetSettings, message: type[Message] | None) -> None:
+        """As `target`, from settings that were checked before; `message` None: for look-ups alone."""
+        self.guarded = self.guarded or Guarded(self)
+        self.guarded.add(spec, message)
+
+    async def lookup(self, target: str, path: str) -> Found:
+        """What a target answers to a GET of `path` below its URL: static data to enrich events with, asked for rarely.
+
+        Cached; while the target's circuit is open its last answer, marked stale with its age. LookupFailedError where
+        there is none. SettingsError for a target that nobody named.
+        """
+        if self.guarded is None:
+            raise SettingsError(
+                Finding(f"target {target}", "no target", "a [[target]] or app.target(...) of this name")
+            )
+        return await self.guarded.lookup(target, path)
 
     def run_worker(self, ready: Callable[[], None] | None = None) -> None:
         """Runs until SIGTERM, or SIGINT (raised as KeyboardInterrupt after the drain); raises what ended it otherwise.
@@ -260,12 +293,21 @@ class App(faust.App):
         self.transport.before_subscribe.append(self._declare)
         for sync in self.syncs.values():
             self.consumer.on_rewind(sync.rewind)
+        if self.guarded is not None:
+            await self.guarded.open()
         self.add_future(self.health.watch())
         await super().on_start()
+
+    @override
+    async def on_stop(self) -> None:
+        if self.guarded is not None:
+            await self.guarded.close()
+        await super().on_stop()
 
     def _declare(self, admin: Any, existing: Mapping[str, int]) -> Iterable[str]:
         """Creates the topics of each sync whose source exists. Runs in a thread, again until nothing is missing."""
         waiting: list[str] = []
+        replication = self.settings.app.replication
         for sync in self.syncs.values():
             partitions = existing.get(sync.topics.source)
             if partitions is None:
@@ -275,12 +317,14 @@ class App(faust.App):
             plans = [
                 plan for plan in sync.topics.plans(self.settings.limits.record_bytes_max) if plan.name not in existing
             ]
-            wanted = [(plan.name, partitions, self.settings.app.replication, dict(plan.config)) for plan in plans]
-            for name, error in admin.create_topics(wanted, CREATE_TIMEOUT_MS) if wanted else ():
-                if error is not None:
-                    raise TransportError(f"topic {name} could not be created: {error}; create it, or allow it here")
+            create_topics(admin, [(plan.name, partitions, dict(plan.config)) for plan in plans], replication)
             waiting += [plan.name for plan in plans]
+            existing = {**existing, **{plan.name: partitions for plan in plans}}
             sync.set_up(partitions, self._opener(sync))
+        if self.guarded is not None:
+            missing, absent = self.guarded.declare(existing)
+            create_topics(admin, missing, replication)
+            waiting += [*absent, *(name for name, _, _ in missing)]
         return waiting
 
     def _opener(self, sync: Sync) -> Callable[[Job, bytes], States]:
@@ -323,18 +367,12 @@ class App(faust.App):
     async def _restore_once(self, keep_going: Callable[[], bool]) -> None:
         """Committed offsets first (stable: a predecessor's transaction is over then), the changelog's end after."""
         assignment: set[TP] = set(self.consumer.assignment())
-        await self.consumer.remember_committed(assignment)
+        committed = await self.consumer.remember_committed(assignment)
         for sync in self.syncs.values():
-            partitions = {tp.partition for tp in assignment if tp.topic == sync.topics.input}
-            reason = f"restore {sync.topics.source}"
-            self.transport.reasons[reason] = "restoring state"
-            report = RestoreReport(sync.topics.source, partial(self._give_reason, reason))
-            try:
-                await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
-            finally:
-                self.transport.reasons.pop(reason, None)
-            copies = {tp.partition for tp in self.assignor.assigned_standbys() if tp.topic == sync.topics.input}
-            await asyncio.to_thread(sync.states.follow, copies - partitions)
+            await restore(self, sync, assignment, keep_going)
+        if self.guarded is not None:
+            positions = {(tp.topic, tp.partition): offset for tp, offset in committed.items()}
+            await self.guarded.assign(by_topic(assignment), positions, keep_going)
 
     def _give_reason(self, name: str, text: str) -> None:
         self.transport.reasons[name] = text
@@ -348,3 +386,8 @@ class App(faust.App):
     async def crash(self, reason: BaseException) -> None:
         self.failure = self.failure or reason
         await super().crash(reason)
+
+
+def _message(spec: SyncSettings | TargetSettings) -> type[Message]:
+    """The message class that settings name."""
+    return load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None)

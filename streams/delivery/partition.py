@@ -127,7 +127,7 @@ class Partition:
 
     def take(self, records: Records, start: int, conflating: bool) -> list[Entry]:
         """Takes a chunk in; returns the entries that are new and ready. See `Lanes.take`."""
-        lanes, begin, new = self.lanes, self.progress.begin, []
+        lanes, begin, new, wanted, waiting = self.lanes, self.progress.begin, [], self.wanted, self.waiting
         offset_of, key_of, value_of, headers_of = records.offset, records.key, records.value, records.headers
         start = max(start, self.progress.reached)
         taken = nbytes = 0
@@ -135,8 +135,10 @@ class Partition:
             offset, patch = offset_of(index), value_of(index)
             if offset < start or patch is None:
                 continue
-            key, headers = key_of(index) or b"", headers_of(index)
-            if (headers or self.wanted or self.waiting) and not self._admits(key, patch, headers):
+            key, headers, asking = key_of(index) or b"", headers_of(index), wanted or waiting
+            for name, _ in headers:
+                asking = asking or name == RESYNC_FOR
+            if asking and not self._admits(key, patch, headers):
                 continue
             begin(offset)
             size = len(patch) + FRAME_BYTES
@@ -218,9 +220,12 @@ class Partition:
 
     def delivered(self, entry: Entry) -> Entry | None:
         """The target has taken an entry that was in flight; returns the one behind it, which is ready now."""
+        done = self.progress.done
         for offset in entry.offsets:
-            self.progress.done(offset)
-        self._forget(entry)
+            done(offset)
+        self.records -= len(entry.patches)
+        self.nbytes -= entry.nbytes
+        entry.flight = GONE
         behind = entry.behind
         if behind is None:
             del self.lanes[entry.key]

@@ -31,9 +31,10 @@ _STATUS: dict[int, VerdictKind] = {
     425: "transient",  # too early: to be sent again, once the TLS handshake is through
     429: "throttled",
 }
-_HUNDREDS: dict[int, VerdictKind] = {2: "ok", 3: "permanent", 4: "permanent", 5: "transient"}
-"""Of any other status. Redirects are not followed, so a receiver that moved has not taken anything. A status that HTTP
-does not have says nothing about what was sent."""
+_HUNDREDS: dict[int, VerdictKind] = {2: "ok", 3: "transient", 4: "permanent", 5: "transient"}
+"""Of any other status. Redirects are not followed: a receiver that moved, or sends everybody to its login page, has not
+taken anything, and what it should have got is held until somebody corrects the URL. A status that HTTP does not have
+says nothing about what was sent."""
 
 _DOUBLINGS_MAX = 30
 """A pause is capped long before; the exponent must not grow without bound."""

@@ -64,6 +64,24 @@ COUNTERS = {
 }
 """The kernel's counters by its names. Counters `dead.REASON` become streams_dead_letters_total."""
 
+DELIVERY_COUNTERS = {
+    "patches": ("streams_delivered_patches", "Patches that targets took"),
+    "requests": ("streams_delivery_requests", "Requests made, retries included"),
+    "retries": ("streams_delivery_retries", "Requests repeated"),
+    "bytes": ("streams_delivery_bytes", "Bytes of request bodies as they were sent"),
+    "stale": ("streams_delivery_stale_keys", "Keys that a target answered 409 for"),
+    "answers": ("streams_delivery_answers", "What requests came to, by class"),
+    "dead": ("streams_delivery_dead_letters", "Patches that became dead letters, by reason"),
+}
+"""A route's counters by its names; those with a dot carry the reason behind it."""
+ROUTE_GAUGES = {
+    "pending_patches": "Patches that wait for the target",
+    "pending_bytes": "Memory of what waits for the target",
+    "in_flight_requests": "Requests on their way",
+    "waiting_keys": "Keys that wait for a snapshot",
+}
+LOOKUP_REASONS = ("hits", "joined", "shared", "fetched", "stale", "failed")
+
 
 class Metrics(Collector):
     """Reads the worker's numbers when it is asked for them; nothing is counted twice for it."""
@@ -95,6 +113,7 @@ class Metrics(Collector):
         yield from self._transactions()
         yield from counters({topic: dict(sync.counts) for topic, sync in self._app.syncs.items()})
         yield from self._syncs()
+        yield from self._targets()
 
     def _worker(self) -> Iterator[Any]:
         reasons = self._health.reasons()
@@ -149,6 +168,43 @@ class Metrics(Collector):
                 size.add_metric(labels, state.table.nbytes)
                 restored.add_metric(labels, state.restored)
         yield from (kernel, restore, rows, size, restored)
+
+    def _targets(self) -> Iterator[Any]:
+        guarded = self._app.guarded
+        if guarded is None:
+            return
+        circuits = GaugeMetricFamily("streams_circuit_open", "1 where calls are refused now", labels=["target"])
+        for circuit in guarded.board.view():
+            circuits.add_metric([circuit["target"]], guarded.board.is_open(circuit["target"]))
+        yield circuits
+        routes = guarded.deliveries.routes if guarded.deliveries is not None else ()
+        yield from deliveries({route.name: dict(route.counts) for route in routes})
+        for name, meaning in ROUTE_GAUGES.items():
+            gauge = GaugeMetricFamily(f"streams_delivery_{name}", meaning, labels=["target"])
+            for route in routes:
+                gauge.add_metric([route.name], route.view()[name])
+            yield gauge
+        if guarded.lookups is not None:
+            found = CounterMetricFamily(
+                "streams_lookups", "Look-ups, by where the answer was", labels=["target", "reason"]
+            )
+            for target, counts in guarded.lookups.counts.items():
+                for reason in LOOKUP_REASONS:
+                    found.add_metric([target, reason], getattr(counts, reason))
+            yield found
+
+
+def deliveries(by_target: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetricFamily]:
+    """What became of each target's patches and requests, under public names."""
+    families: dict[str, CounterMetricFamily] = {}
+    for target, counts in by_target.items():
+        for name, count in counts.items():
+            kind, _, reason = name.partition(".")
+            public, meaning = DELIVERY_COUNTERS[kind]
+            labels = ["target", "reason"] if reason else ["target"]
+            family = families.setdefault(public, CounterMetricFamily(public, meaning, labels=labels))
+            family.add_metric([target, reason] if reason else [target], count)
+    yield from families.values()
 
 
 def counters(by_topic: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetricFamily]:

@@ -26,9 +26,9 @@ NOW_S = NOW.timestamp()
         (200, "ok"),
         (202, "ok"),
         (204, "ok"),
-        (301, "permanent"),
-        (304, "permanent"),
-        (307, "permanent"),
+        (301, "transient"),
+        (304, "transient"),
+        (307, "transient"),
         (400, "permanent"),
         (401, "auth"),
         (403, "auth"),
@@ -111,13 +111,13 @@ def test_a_date_means_what_its_seconds_mean(seconds: int) -> None:
 
 
 def test_retry_after_counts_where_waiting_helps() -> None:
-    """503 and 429 are waited out as they wish; a redirect's or a 404's wish is nobody's."""
+    """503 and 429 are waited out as they wish, a redirect too; a 404's wish is nobody's."""
     headers = {"retry-after": "7"}
 
     assert Verdict("transient", "503", 7_000) == classify(503, headers, NOW_S)
     assert Verdict("throttled", "429", 7_000) == classify(429, headers, NOW_S)
     assert Verdict("throttled", "429", 2_000) == classify(429, headers, NOW_S, 2_000)
-    assert Verdict("permanent", "301") == classify(301, headers, NOW_S)
+    assert Verdict("transient", "301", 7_000) == classify(301, headers, NOW_S)
     assert Verdict("permanent", "404") == classify(404, headers, NOW_S)
     assert Verdict("ok", "200") == classify(200, headers, NOW_S)
 
@@ -185,7 +185,7 @@ def test_a_budget_stays_within_its_bounds(tokens: float, ratio: float, ends: lis
 async def test_the_zoo_is_classed() -> None:
     """Each target of the zoo, over a real socket, ends in the class that it should."""
     wanted = {
-        "ok": "ok", "slow": "ok", "redirect": "permanent", "status-404": "permanent", "stale": "stale",
+        "ok": "ok", "slow": "ok", "redirect": "transient", "status-404": "permanent", "stale": "stale",
         "stale-json": "stale", "gone": "gone", "throttled-seconds": "throttled", "throttled-date": "throttled",
         "throttled-absurd": "throttled", "throttled-absurd-date": "throttled", "unavailable": "transient",
         "errors-100": "transient", "hang": "transient", "hang-after-headers": "transient", "drip": "transient",
