@@ -38,6 +38,10 @@ class Steps:
         """The function that takes the present count of `name`."""
         return lambda count: self._set(name, count)
 
+    def say(self, text: str) -> None:
+        """One line about something that happened, above the bars."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
     def _set(self, name: str, count: int) -> None:
         self._counts[name] = count
         if self._bars is not None:

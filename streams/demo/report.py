@@ -18,6 +18,10 @@ class Report:
     `patch_bytes` are whole `streams.v1.Patch` messages. `compressed_patch_bytes` are the patches topic's keys and
     values, zstd level 3, batch by batch of `BATCH_PATCHES`. `seconds` runs from the first event sent to the last event
     worked off and the last patch applied.
+
+    `http_patches` and `http_requests` are what the HTTP receiver took; it was away for `http_away_seconds` and answered
+    `http_refused` requests with 503 meanwhile. `http_differences`: aircraft of which it does not hold the replay's
+    bytes.
     """
 
     events: int
@@ -31,12 +35,22 @@ class Report:
     compressed_patch_bytes: int
     seconds: float
     differences: int
+    http_patches: int
+    http_requests: int
+    http_refused: int
+    http_away_seconds: float
+    http_differences: int
     broker: str
 
     @property
     def verified(self) -> bool:
-        """Whether the receiver holds exactly the replay's bytes for every aircraft."""
-        return self.aircraft > 0 and self.differences == 0
+        """Whether both receivers hold exactly the replay's bytes for every aircraft."""
+        return self.aircraft > 0 and self.differences == 0 and self.http_differences == 0
+
+    @property
+    def conflated(self) -> int:
+        """Patches that were never sent over HTTP: a later one of the same aircraft had their changes too."""
+        return self.patches - self.http_patches
 
     @property
     def events_per_second(self) -> float:
@@ -49,6 +63,8 @@ class Report:
             **asdict(self),
             "seconds": round(self.seconds, 3),
             "events_per_second": round(self.events_per_second),
+            "http_away_seconds": round(self.http_away_seconds, 1),
+            "conflated": self.conflated,
             "compression": f"zstd level 3, batches of {BATCH_PATCHES} patches",
             "verified": self.verified,
         }
@@ -78,6 +94,18 @@ class Report:
         )
         table.add_section()
         table.add_row(
+            "delivered by HTTP",
+            f"{self.http_patches:,}",
+            f"in {self.http_requests:,} requests, to a receiver that was away for {self.http_away_seconds:.1f} s",
+        )
+        share = self.conflated / self.patches if self.patches else 0
+        table.add_row(
+            "conflation saved",
+            f"{self.conflated:,}",
+            f"patches ({share:.0%}); {self.http_refused:,} requests were refused",
+        )
+        table.add_section()
+        table.add_row(
             "events/s", f"{self.events_per_second:,.0f}", f"sent to applied, {self.seconds:.1f} s, one process"
         )
         table.add_row("verified", *self._verdict())
@@ -92,8 +120,9 @@ class Report:
 
     def _verdict(self) -> tuple[Text, str]:
         if self.verified:
-            return Text("yes", "bold green"), "bit for bit what a plain replay holds"
-        return Text("NO", "bold red"), f"{self.differences:,} aircraft differ from a plain replay"
+            return Text("yes", "bold green"), "both receivers hold bit for bit what a plain replay does"
+        differing = self.differences + self.http_differences
+        return Text("NO", "bold red"), f"{differing:,} aircraft of the two receivers differ from a plain replay"
 
 
 def _megabytes(size: int) -> str:

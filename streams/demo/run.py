@@ -1,8 +1,9 @@
 """`streams demo`: the main job on one machine over a month of real flights, from producer to receiver.
 
 The worker is the real one: an `App` with one `sync`, on the embedded transport unless told otherwise. A `Producer`
-sends the events and a `Receiver` applies every patch, all in this process. In the end the receiver's bytes are held
-against a plain replay of the same month.
+sends the events and a `Receiver` applies every patch, all in this process. Patches also go to a receiver over HTTP that
+is away for most of the run: its circuit opens, what waits for it conflates, and it is level again soon after it is
+back. In the end both receivers' bytes are held against a plain replay of the same month.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from streams.client.receiver import Receiver
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.demo.flights import events
 from streams.demo.progress import Steps
+from streams.demo.receiver import HttpReceiver
 from streams.demo.replay import Replay
 from streams.demo.report import Report
 from streams.demo.sizes import BATCH_PATCHES, Sizes
@@ -38,6 +40,11 @@ TOPIC = "aircraft"
 TYPE = AircraftState.DESCRIPTOR.full_name
 PATCHES = f"{TOPIC}.patches"
 PARTITIONS = 4
+TARGET = "ground-control"
+SICK_AFTER_SHARE = 4
+"""The HTTP receiver falls sick after a quarter of the patches, and is well again when all are in the log."""
+CIRCUIT = {"window_ms": 5_000, "calls_min": 4, "open_ms": 500, "open_ms_max": 1_000}
+"""A month in some seconds needs a circuit that is as much quicker."""
 STALL_TIMEOUT_S = 30.0
 """The whole run takes less on a slow machine; a worker that takes nothing for so long is broken."""
 POLL_MS = 50
@@ -64,6 +71,7 @@ def run(
     with _directory(datadir) as directory:
         address = broker or f"embedded://{directory / 'log'}"
         given = {"app.id": "demo", "app.broker": address, "app.datadir": str(directory)}
+        given |= {f"circuit.{name}": str(value) for name, value in CIRCUIT.items()}
         demo = Demo(settings.read(flags=given), events_limit, clock)
         report = asyncio.run(demo.report(Console(stderr=True)))
     if json:
@@ -87,8 +95,8 @@ class Demo:
         deliveries, repeated = self._deliveries()
         total, patches = len(deliveries), len(deliveries) - repeated
         totals = {"sent": total, "worked off": total, "applied": patches, "replayed": total}
-        with Steps(console, totals) as steps:
-            receiver, sync, seconds = await self._stream(deliveries, patches, steps)
+        with Steps(console, totals) as steps, HttpReceiver(patches // SICK_AFTER_SHARE) as http:
+            receiver, sync, seconds = await self._stream(deliveries, patches, http, steps)
             replay = self._replay(steps.counter("replayed"))
         held = {key.decode(): receiver.bytes(key) or b"" for key, _ in receiver.states()}
         sizes = await asyncio.to_thread(self._sizes)
@@ -104,6 +112,11 @@ class Demo:
             compressed_patch_bytes=sizes.compressed_bytes,
             seconds=seconds,
             differences=replay.differences(held),
+            http_patches=http.patches,
+            http_requests=http.requests,
+            http_refused=http.refused,
+            http_away_seconds=http.away_s,
+            http_differences=replay.differences(http.states()),
             broker=self._broker.partition("://")[0],
         )
 
@@ -120,7 +133,7 @@ class Demo:
         return deliveries, repeated
 
     async def _stream(
-        self, deliveries: list[Event], patches: int, steps: Steps
+        self, deliveries: list[Event], patches: int, http: HttpReceiver, steps: Steps
     ) -> tuple[Receiver[AircraftState], Sync, float]:
         """Sends all events, has the worker work them off, and applies their patches.
 
@@ -135,6 +148,9 @@ class Demo:
             await producer.create_topic(TOPIC, PARTITIONS)
             app = App("demo", settings=self._settings, web_enabled=False)
             sync = app.sync(TOPIC, AircraftState)
+            app.target(TARGET, source=TOPIC, url=http.url, allow_private=True)
+            assert app.guarded is not None  # there is a target
+            app.guarded.board.on_change.append(lambda *change: steps.say(_said(*change)))
             async with app:
                 receiver = await closing.enter_async_context(
                     Receiver(self._broker, PATCHES, AircraftState, start="earliest", security=security)
@@ -152,7 +168,8 @@ class Demo:
                 following.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await following
-            await receiver.catch_up()
+                await receiver.catch_up()
+                await self._heal(app, http, receiver, steps)
             steps.counter("applied")(receiver.counts.applied)
         return receiver, sync, seconds
 
@@ -194,6 +211,26 @@ class Demo:
                 )
             await asyncio.sleep(POLL_MS / 1000)
 
+    async def _heal(self, app: App, http: HttpReceiver, receiver: Receiver[AircraftState], steps: Steps) -> None:
+        """The HTTP receiver is well again, and everything that waited for it is delivered."""
+        deliveries = app.guarded.deliveries if app.guarded is not None else None
+        assert deliveries is not None  # it has started with a target
+        waiting = deliveries.pending
+        steps.say(f"{TARGET} is well again: {waiting:,} patches wait for it, one per aircraft")
+        http.heal()
+        wanted = {key: receiver.bytes(key) for key, _ in receiver.states()}
+        seen, moved_s = -1, self._clock.monotonic_s()
+        while any(http.held.state(key) != state for key, state in wanted.items()):
+            if app.failure is not None:
+                raise app.failure
+            if http.patches != seen:
+                seen, moved_s = http.patches, self._clock.monotonic_s()
+            elif self._clock.monotonic_s() - moved_s > STALL_TIMEOUT_S:
+                raise TransportError(
+                    f"{TARGET} took {seen} patches, then nothing moved for {STALL_TIMEOUT_S:.0f} s; see the log lines"
+                )
+            await asyncio.sleep(POLL_MS / 1000)
+
     def _replay(self, show: Count) -> Replay:
         replay = Replay()
         for number, each in enumerate(events(self._limit), 1):
@@ -215,6 +252,11 @@ class Demo:
                         ends.pop(part.partition, None)
         sizes.finish()
         return sizes
+
+
+def _said(target: str, old: str, new: str, reason: str) -> str:
+    """A circuit's transition in a line."""
+    return f"circuit of {target}: {old} -> {new} ({reason})"
 
 
 async def _follow(receiver: Receiver[AircraftState], show: Count) -> None:
