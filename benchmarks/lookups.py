@@ -52,6 +52,8 @@ AT_A_TIME = 64
 SEED = 7
 TARGET = "registry"
 STOP_TIMEOUT_S = 10
+LONG = {"ttl_ms": 3_600_000, "negative_ttl_ms": 3_600_000}
+"""Times to live where nothing is to become old while it is measured."""
 
 
 # -- the target, a process of its own ---------------------------------------------------------------------------------
@@ -115,12 +117,12 @@ def requests(url: str) -> int:
 # -- the worker -------------------------------------------------------------------------------------------------------
 
 
-def lookups(url: str, clock: Clock = SYSTEM_CLOCK, cache: str = "memory") -> Lookups:
-    """A worker's look-ups, nothing known."""
+def lookups(url: str, clock: Clock = SYSTEM_CLOCK, cache: str = "memory", **times: int) -> Lookups:
+    """A worker's look-ups, nothing known. `times` to live, where the defaults are not to be measured."""
     settings = TargetSettings(name=TARGET, url=f"{url}/models", allow_private=True, concurrency=16)
     return Lookups(
         Board(CircuitSettings(), "bench", clock),
-        LookupSettings(cache=cache, timeout_ms=30_000, cache_timeout_ms=30_000),  # the machine may be busy
+        LookupSettings(cache=cache, timeout_ms=30_000, cache_timeout_ms=30_000, **times),  # the machine may be busy
         [settings],
         lambda chosen: (HttpClient(connections_max=chosen.concurrency, allow_private=True), None),
         namespace="bench",
@@ -154,7 +156,7 @@ def in_memory(url: str, paths: int, count: int, times: int, step: Step, run: Run
     """Fresh answers, one look-up after the other."""
     order = zipf(paths, count)
     everything = sorted(set(order))
-    asked = lookups(url)
+    asked = lookups(url, **LONG)
     if run(fill(asked, everything)):
         raise SystemExit("values in memory are not the server's")
 
@@ -174,12 +176,12 @@ def in_memory(url: str, paths: int, count: int, times: int, step: Step, run: Run
 def shared(url: str, redis: str, paths: int, times: int, step: Step, run: Run) -> Figures:
     """Answers that another worker has put into Redis, as a worker with an empty memory finds them."""
     names = [str(number) for number in range(1, paths + 1)]
-    first = lookups(url, cache=redis)
+    first = lookups(url, cache=redis, **LONG)
     run(fill(first, names))
     made: list[Lookups] = []
 
     def prepare() -> Callable[[], int]:
-        made.append(lookups(url, cache=redis))
+        made.append(lookups(url, cache=redis, **LONG))
         return lambda: int(run(fill(made[-1], names)))
 
     figures = measure.repeat(prepare, paths, times, step)

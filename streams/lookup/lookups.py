@@ -4,8 +4,8 @@ An answer is fresh for `ttl_ms` (a 404 for `negative_ttl_ms`). What is not fresh
 many wait for it. Where the target cannot be asked, or fails, its last answer is given for `stale_ms_max` longer, marked
 stale. No value, path or secret reaches a log.
 
-What is in memory is a bounded dictionary of our own: aiocache's has no bound, keeps a timer per entry, and takes
-several times as long. aiocache holds what is shared, see `shared.py`.
+What is in memory is a bounded dictionary of our own: aiocache's has no bound, keeps a timer per entry, and a read of it
+was measured to take 7 µs (52 with its time-out), of this 0.3. aiocache holds what is shared, see `shared.py`.
 """
 
 from __future__ import annotations
