@@ -131,6 +131,8 @@ def worker(broker: str, topic: str, app_id: str, guarantee: str, interval_ms: in
         serving = asyncio.create_task(app.serve(lambda: print("ready", flush=True)))
         ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
         await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
 
