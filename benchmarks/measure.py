@@ -197,7 +197,12 @@ def child(module: str, arguments: Sequence[str], timeout_s: float) -> Figures:
 
 def parser(doc: str, *, broker: bool = False) -> argparse.ArgumentParser:
     """The options that all benchmarks have; `broker`: it measures on Kafka."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    name = Path(sys.argv[0]).stem
+    made = argparse.ArgumentParser(
+        prog="streams bench" if name == "headline" else f"streams bench {name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     made.add_argument("--small", action="store_true", help="a smoke test of some seconds, no figure")
     made.add_argument("--json", action="store_true", help="one object instead of a table")
     made.add_argument("--repetitions", type=int, help=f"how often each case is measured (default: {REPETITIONS})")
@@ -231,9 +236,14 @@ def keep(runs: Sequence[Figures], given: argparse.Namespace) -> None:
     """Appends runs to the results. A small form is no figure, and output that was wrong is none either."""
     if given.small:
         raise SystemExit("--save: the small form measures nothing; leave --small away")
-    stamp = stamped(given.conditions)
+    append_lines([run for run in runs if run["verified"]], given.conditions)
+
+
+def append_lines(runs: Sequence[Figures], conditions: str | None) -> None:
+    """One line of `results/` for each run, stamped."""
+    stamp = stamped(conditions)
     with (RESULTS / RUNS).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({**stamp, **run}) + "\n" for run in runs if run["verified"])
+        file.writelines(json.dumps({**stamp, **run}) + "\n" for run in runs)
 
 
 def stamped(conditions: str | None) -> Figures:

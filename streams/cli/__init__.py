@@ -24,6 +24,7 @@ COMMANDS = {
     "dlq": "List, show, replay or drop dead letters.",
     "doctor": "Check topics, retentions, schema, clock and disk; name each cure.",
     "demo": "Run the main job on a month of real flights, on this machine alone.",
+    "bench": "Measure this checkout: throughput, latency, scaling, bytes, and against others.",
     "settings": "Print every setting, or those in force.",
     "completion": "Print the completion script of bash, zsh or fish.",
 }
