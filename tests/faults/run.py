@@ -16,6 +16,7 @@ from benchmarks.workload import Workload, events
 from streams._native import KafkaConsumer, KafkaError, KafkaProducer, Records
 from tests.broker import Broker
 from tests.faults.check import Result, check
+from tests.faults.receiving import Receivers
 from tests.journeys.process import Worker
 
 PARTITIONS = 4
@@ -179,9 +180,11 @@ class Run:
                 if error.fatal:
                     raise
 
-    def finish(self) -> Result:
-        """Settles, ends every worker cleanly, and holds what they left against the replay."""
+    def finish(self, receivers: Receivers | None = None) -> Result:
+        """Settles, ends every worker cleanly, and holds what they left against the replay; receivers must be level."""
         self.settle()
+        if receivers is not None:
+            receivers.wait_level(check(self.broker.bootstrap, self.app_id, self.source, strict=self.strict))
         running = [worker for worker in self.workers if worker.process.poll() is None]
         codes = [worker.stop() for worker in running]
         result = check(self.broker.bootstrap, self.app_id, self.source, strict=self.strict)

@@ -4,7 +4,7 @@ The points lie around what the product calls (its producer, its store), so that 
 Environment: FAULT_SOURCE and FAULT_STATE describe the sync. FAULT_AT=point:count kills the process without a word when
 it comes to that point for the count-th time, or freezes it where FAULT_SIGNAL=SIGSTOP. FAULT_COPIES names a topic into
 which a second agent copies every event's offset; FAULT_RAISE=count lets that agent raise in its count-th chunk,
-FAULT_SLOW_S lets it take so long for each.
+FAULT_SLOW_S lets it take so long for each. FAULT_TARGETS: receivers of the patches, name=url, separated by blanks.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ if _point:
 app = App("faults")
 source = os.environ["FAULT_SOURCE"]
 app.sync(source, DeviceState, key="record", state=os.environ.get("FAULT_STATE", "memory"))
+
+for given in os.environ.get("FAULT_TARGETS", "").split():
+    name, _, url = given.partition("=")
+    app.target(name, source=source, url=url, allow_private=True, linger_ms=5)
 
 if copies := os.environ.get("FAULT_COPIES"):
     raise_at = int(os.environ.get("FAULT_RAISE", "0"))
