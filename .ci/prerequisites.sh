@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Names what this machine lacks, with its Debian package, before anything is built.
 #
-#   .ci/prerequisites.sh build|test              exit 1 with one line for each thing that is missing
-#   .ci/prerequisites.sh build|test --packages   only the packages' names, for apt-get; always exit 0
+#   .ci/prerequisites.sh build|test|ci              exit 1 with one line for each thing that is missing
+#   .ci/prerequisites.sh build|test|ci --packages   only the packages' names, for apt-get; always exit 0
 set -u
 for_what=${1:-test}
 packages_only=${2:-}
@@ -33,11 +33,14 @@ have pkg-config || lacks 'pkg-config' 'pkg-config' 'finds OpenSSL'
 if have pkg-config && ! pkg-config --exists openssl; then
     lacks 'OpenSSL headers' 'libssl-dev' 'TLS to Kafka'
 fi
-if [ "$for_what" = test ]; then
+if [ "$for_what" != build ]; then
     java_major=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
     [ "${java_major:-0}" -ge 17 ] 2>/dev/null || lacks 'Java 17 or newer' 'openjdk-17-jre-headless' 'a real Kafka to test on'
     have mvn || lacks 'Maven' 'maven' 'fetches Kafka'
     have redis-server || lacks 'Redis' 'redis-server' 'look-ups are tested on a real one'
+fi
+if [ "$for_what" = ci ]; then
+    have valgrind || lacks 'valgrind' 'valgrind' 'counts the instructions of the kernel'
 fi
 
 if [ "$packages_only" != --packages ]; then
