@@ -136,8 +136,7 @@ class Guarded:
         """Topics to make (name, partitions, configuration), and those that others have to make first."""
         assert self.deliveries is not None  # `open` comes first
         plans, waiting = self.deliveries.declare(existing)
-        partitions = max((existing[topic] for topic in self.deliveries.feeds if topic in existing), default=1)
-        plans += self.circuits.plans(existing, partitions)
+        plans += self.circuits.plans(existing)
         if self._dictionary_topic not in existing:
             plans.append((self._dictionary_topic, 1, {"cleanup.policy": "compact"}))
         return plans, waiting
@@ -157,6 +156,7 @@ class Guarded:
             if self._wants_dictionaries:
                 loop = asyncio.get_running_loop()
                 self._following = [loop.create_task(self._follow(), name="dictionaries")]
+        self.circuits.assign(assigned.get(self.circuits.topic, set()))
         await self.deliveries.assign(assigned, committed, keep_going)
 
     async def close(self) -> None:

@@ -183,7 +183,7 @@ class Breaker:
     def set_mode(self, now_ms: int, mode: Mode, reason: str) -> bool:
         """Does what an operator, or the target itself, wishes; True where state or mode changed.
 
-        A circuit that is no longer forced open is tried at once: nobody knows how the target is.
+        A circuit that is no longer forced open is tried at once, with one request: nobody knows how the target is.
         """
         if mode is self.mode:
             return False
@@ -192,7 +192,7 @@ class Breaker:
         self.mode = mode
         if mode is Mode.FORCED_OPEN:
             self._move(Trigger.FORCE_OPEN)
-            self.reason = reason
+            self.reason, self.budget = reason, 1
         elif mode is Mode.FORCED_CLOSED:
             self._close(Trigger.FORCE_CLOSED, now_ms)
             self.trips = 0

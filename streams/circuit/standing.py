@@ -75,7 +75,10 @@ class Standing:
         self._set_mode: Mode | None = None  # to be reported
         self._gone = False
         self._wish = False  # forced open here already, before the owner says so
-        self._forget_pending()
+        self._pending = [0, 0, 0, 0, 0]
+        self._probes_ok = self._probes_failed = 0
+        self._exhausted = self._over_told = False
+        self._waiting_told_ms: int | None = None  # when the owner was told last that traffic waits
         self._let_flow()
 
     # -- calls ------------------------------------------------------------------------------------------------
@@ -93,13 +96,13 @@ class Standing:
             if not self._may_probe(now_ms):
                 return Refusal(self.target, self._reason, report_s)
             self._probes_left -= 1
-            return self._on_its_way(now_ms, self._leave(self._lease))
+            return self._begin_probe(now_ms, self._lease)
         granted = self._own.ask(now_ms, chance, self._waits_for_probe(now_ms))
-        self._let_flow()
-        if self.flowing is not None:
-            return self.flowing
+        flowing = self._let_flow()
+        if flowing is not None:
+            return flowing
         if granted:
-            return self._on_its_way(now_ms, self._leave(0))
+            return self._begin_probe(now_ms, 0)
         return Refusal(self.target, self._own.reason, max(self._own.open_ms(now_ms) / 1000, report_s))
 
     def refuses(self, now_ms: int) -> bool:
@@ -225,9 +228,8 @@ class Standing:
             lease=self._lease if probes else 0, probes_ok=self._probes_ok, probes_failed=self._probes_failed,
             generation=self._pair[0], transition=self._pair[1],
             over=over, exhausted=self._exhausted, waiting=waiting,
+            set_mode=self._set_mode.name if self._set_mode else None, gone=self._gone and bool(self._set_mode),
         )  # fmt: skip
-        if self._set_mode is not None:
-            report.set_mode, report.gone = Circuit.Mode.ValueType(self._set_mode), self._gone
         self._forget_pending()
         self._over_told, self._set_mode = over, None
         self._waiting_told_ms = now_ms if waiting else None
@@ -279,24 +281,24 @@ class Standing:
     def _waits_for_probe(self, now_ms: int) -> bool:
         return self._probe is not None and now_ms < self._probe_ms
 
-    def _on_its_way(self, now_ms: int, leave: Pass) -> Pass:
-        self._probe, self._probe_ms = leave, now_ms + self._settings.half_open_ms_max
-        return leave
+    def _begin_probe(self, now_ms: int, lease: int) -> Pass:
+        self._probe = Pass(self.target, lease, *self._pair, self._own.epoch)
+        self._probe_ms = now_ms + self._settings.half_open_ms_max
+        return self._probe
 
-    def _leave(self, lease: int) -> Pass:
-        return Pass(self.target, lease, *self._pair, self._own.epoch)
-
-    def _let_flow(self) -> None:
+    def _let_flow(self) -> Pass | None:
         """Brings `flowing` in line with everything else."""
         closed = self._state is State.CLOSED and self._own.closed and not self._wish
-        self.flowing = self._leave(0) if closed or not self._obeys else None
+        flows = closed or not self._obeys
+        self.flowing = Pass(self.target, 0, *self._pair, self._own.epoch) if flows else None
+        return self.flowing
 
     def _forget_pending(self) -> None:
         """What was counted under a former state comes late: the owner would not count it."""
         self._pending = [0, 0, 0, 0, 0]
         self._probes_ok = self._probes_failed = 0
         self._exhausted = self._over_told = False
-        self._waiting_told_ms: int | None = None  # when the owner was told last that traffic waits
+        self._waiting_told_ms = None
 
 
 def _label(state: State, mode: Mode) -> str:
