@@ -90,6 +90,11 @@ class Queue:
             heapq.heappop(self._resting)
         return self._resting[0][0] if self._resting else None
 
+    @property
+    def resting(self) -> int:
+        """Entries that rest or wait for their turn to leave alone."""
+        return len(self._resting) + len(self._alone)
+
     def sweep(self) -> None:
         """Lets go of what is GONE."""
         self.ready = deque(entry for entry in self.ready if entry.flight == READY)
@@ -292,27 +297,45 @@ class Lanes(Held):
         """When the first key that rests is due; None: none rests."""
         return self._queue.next_ms
 
+    @property
+    def resting_keys(self) -> int:
+        """Keys that rest, or wait for their turn to leave alone; as a rule one pending patch each."""
+        return self._queue.resting
+
     # -- what is never sent -----------------------------------------------------------------------------------
 
-    def await_snapshot(self, items: Iterable[Entry | bytes]) -> None:
-        """Snapshots are asked for and the requests are durable: what was to be sent before them is done.
+    def drop(self, entries: Iterable[Entry]) -> dict[bytes, int]:
+        """Nobody is going to send these entries again, which are in flight (409, a dead letter, a skip).
 
-        An Entry is one in flight that nobody is going to send again (409, a dead letter, a skip): its key is absent
-        from here on, unless a snapshot of it has come in behind. A key is one of `wanted`; nothing changes for any
-        other, whose snapshot may have come while it was asked for.
+        Their keys are absent from here on, unless a snapshot has come in behind. Returns those that are `wanted` now,
+        with their partitions.
         """
-        for item in items:
-            if isinstance(item, bytes):
-                for part in self._parts.values():
-                    part.asked(item)
-            elif item.flight > READY:
-                behind = item.part.give_up(item)
-                item.part.asked(item.key)
+        wanted = {}
+        for entry in entries:
+            if entry.flight > READY:
+                behind = entry.part.give_up(entry)
                 if behind is not None:
                     self._queue.ready.append(behind)
+                elif entry.key in entry.part.wanted:
+                    wanted[entry.key] = entry.partition
+        return wanted
+
+    def await_snapshot(self, items: Iterable[Entry | bytes]) -> None:
+        """Snapshots are asked for and the requests are durable: what was dropped before them is done.
+
+        An Entry in flight is dropped first. A key is one of `wanted`; nothing changes for any other, because its
+        snapshot may have come while it was asked for.
+        """
+        for item in items:
+            if isinstance(item, Entry):
+                for key in self.drop([item]):
+                    item.part.asked(key)
+            else:
+                for part in self._parts.values():
+                    part.asked(item)
 
     def drop_pending(self) -> dict[bytes, int]:
-        """Drops everything that is not in flight; returns the keys, which are `wanted` now, with their partitions."""
+        """Drops everything that is not in flight. Returns its keys, which are `wanted` now, with their partitions."""
         dropped = {}
         for part in self._parts.values():
             for entry in _pending(part):

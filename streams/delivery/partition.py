@@ -135,7 +135,8 @@ class Partition:
             offset, patch = offset_of(index), value_of(index)
             if offset < start or patch is None:
                 continue
-            key, headers, asking = key_of(index) or b"", headers_of(index), wanted or waiting
+            key, headers = key_of(index) or b"", headers_of(index)
+            asking: object = wanted or waiting
             for name, _ in headers:
                 asking = asking or name == RESYNC_FOR
             if asking and not self._admits(key, patch, headers):
@@ -185,12 +186,23 @@ class Partition:
         return True
 
     def _add(self, entry: Entry, patch: bytes, offset: int, conflating: bool) -> None:
-        """Adds a patch to an entry that is not in flight."""
+        """Adds a patch, which `take` counts, to an entry that is not in flight."""
+        conflating = conflating or entry.flight == RESTING
+        last = entry.patches[-1]
+        composed = self._rules.compose(last, patch) if conflating else None
+        entry.last = offset
+        if composed is not None:
+            entry.patches[-1] = composed
+            entry.nbytes += len(composed) - len(last)
+            self.nbytes += len(composed) - len(last) - len(patch) - FRAME_BYTES
+            self.records -= 1
+            self.pending -= 1
+            self.progress.done(offset)
+            return
         entry.patches.append(patch)
         entry.offsets.append(offset)
         entry.nbytes += len(patch) + FRAME_BYTES
-        entry.last = offset
-        if conflating or entry.flight == RESTING:
+        if conflating:
             self.conflate(entry, len(entry.patches) - 2)
 
     def conflate(self, entry: Entry, start: int = 0) -> None:
@@ -245,7 +257,6 @@ class Partition:
         self.pending += len(entry.patches)
         behind, entry.behind = entry.behind, None
         if behind is not None:
-            behind.flight = GONE
             entry.patches = entry.patches + behind.patches
             entry.offsets = entry.offsets + behind.offsets
             entry.nbytes += behind.nbytes

@@ -132,7 +132,7 @@ def test_limits_of_a_request() -> None:
     assert [(A, [(DELTA, 2, 3)])] == shape(batches[1])
     assert size == place.lanes._parts[0].nbytes + batches[0].nbytes
     assert (0, 0) == (batches[0].entries[0].first, place.lanes.pending_records)
-    assert batches[0].entries[0].last == 1
+    assert [1, 2] == [batch.entries[0].last for batch in batches]
 
 
 def test_a_key_of_two_partitions_has_two_lanes() -> None:
@@ -348,6 +348,7 @@ def test_sick_keys_leave_one_at_a_time_and_in_turn() -> None:
     place.change(C)
     sick = place.cut()
     others = place.cut()
+    assert 1 == place.lanes.resting_keys
     assert ([A], [C]) == ([entry.key for entry in sick.entries], [entry.key for entry in others.entries])
     assert place.lanes.cut(0, 100, 1 << 20) is None, "the other sick key waits for the first one"
     place.lanes.put_back(sick, not_before_ms=9, alone=True)
@@ -356,7 +357,11 @@ def test_sick_keys_leave_one_at_a_time_and_in_turn() -> None:
 
     assert [[B], [b"d"]] == [[entry.key for entry in batch.entries] for batch in turns]
     place.lanes.delivered(turns[0])
-    assert [A] == [entry.key for entry in place.cut(now_ms=9).entries]
+    sick = place.cut(now_ms=9)
+    place.lanes.put_back(sick, alone=True)
+    place.change(C, b"e")
+    turns = [place.cut(now_ms=9), place.cut(now_ms=9)]
+    assert [[b"e"], [A]] == [[entry.key for entry in batch.entries] for batch in turns]
 
 
 def test_put_back_to_wait_together() -> None:
@@ -364,9 +369,9 @@ def test_put_back_to_wait_together() -> None:
     place = Place()
     place.change(A, B)
     place.lanes.put_back(place.cut(), not_before_ms=5)
-    assert place.lanes.cut(4, 100, 1 << 20) is None
+    assert (None, 2) == (place.lanes.cut(4, 100, 1 << 20), place.lanes.resting_keys)
 
-    assert {A, B} == {entry.key for entry in place.cut(now_ms=5).entries}
+    assert [A, B] == [entry.key for entry in place.cut(now_ms=5).entries]
 
 
 def test_since_when_a_key_fails() -> None:
@@ -408,6 +413,36 @@ def test_stale_keys_are_kept_and_the_others_delivered() -> None:
 
     assert ([(B, (1_000, 4))], 0) == (place.lanes.take_arrived(), place.lanes.waiting_keys)
     assert [(B, [(SNAPSHOT, 0, 4), (DELTA, 4, 5)])] == shape(place.cut())
+
+
+def test_dropping_what_is_in_flight() -> None:
+    """A refused key is out of the way before its snapshot is asked for; progress waits for the request."""
+    place = Place()
+    place.change(A, B)
+    batch = place.cut()
+    place.change(A, B)
+    place.owner.answer(B)
+    place.read()
+    assert {A: 0} == place.lanes.drop(batch.entries), "the snapshot of the other one is there"
+    assert {} == place.lanes.drop(batch.entries)
+    place.change(A)
+    assert ([(A, 0)], 0, 1) == (list(place.lanes.wanted()), place.progress, place.lanes.pending_records)
+    place.lanes.await_snapshot([A])
+
+    assert (4, [(B, [(SNAPSHOT, 0, 2)])]) == (place.progress, shape(place.cut()))
+
+
+def test_a_key_that_is_asked_for_is_not_wanted_again() -> None:
+    """Refused once more while its request is durable, it only waits."""
+    place = Place()
+    place.change(A)
+    batch = place.cut()
+    place.change(A)
+    place.lanes.drop_pending()
+    place.lanes.await_snapshot([A])
+
+    assert {} == place.lanes.drop(batch.entries)
+    assert (2, 1) == (place.progress, place.lanes.waiting_keys)
 
 
 def test_a_delete_is_an_answer() -> None:
@@ -575,6 +610,7 @@ def test_a_release_forgets_everything() -> None:
     place.lanes.await_snapshot(place.cut(records_max=1).entries)
     place.lanes.release(0)
 
+    assert not place.lanes._queue.ready, "memory too"
     assert (0, 0, 0, None) == (
         place.lanes.pending_records, place.lanes.pending_bytes, place.lanes.waiting_keys, place.lanes.next_ms
     )  # fmt: skip
