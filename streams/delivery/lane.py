@@ -214,11 +214,12 @@ class Lanes(Held):
 
     # -- what goes out ----------------------------------------------------------------------------------------
 
-    def cut(self, now_ms: int, records_max: int, bytes_max: int) -> Batch | None:
+    def cut(self, now_ms: int, records_max: int, bytes_max: int, keys_max: int | None = None) -> Batch | None:
         """The next request: first come first served, patches of a key in order. None: nothing may leave now.
 
-        A patch that is larger than `bytes_max` goes by itself.
+        A patch that is larger than `bytes_max` goes by itself. `keys_max` is 1 where the URL names the key.
         """
+        keys_max = records_max if keys_max is None else keys_max
         queue, batch_id = self._queue, next(self._batch_ids)
         queue.wake(now_ms)
         single = queue.single(batch_id)
@@ -227,7 +228,7 @@ class Lanes(Held):
             return _take_off([single], batch_id)
         ready = queue.ready
         entries: list[Entry] = []
-        while ready:
+        while ready and len(entries) < keys_max:
             entry = ready[0]
             if entry.flight == READY:
                 if len(entry.patches) > records_max or entry.nbytes > bytes_max:

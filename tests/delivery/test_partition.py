@@ -135,6 +135,15 @@ def test_limits_of_a_request() -> None:
     assert [1, 2] == [batch.entries[0].last for batch in batches]
 
 
+def test_a_request_of_one_key() -> None:
+    """Where the URL names the key: all that waits of it, and of no other."""
+    place = Place()
+    place.change(A, B, A)
+    batches = [place.lanes.cut(0, 100, 1 << 20, keys_max=1) for _ in range(3)]
+
+    assert [[(A, [(SNAPSHOT, 0, 1), (DELTA, 1, 2)])], [(B, [(SNAPSHOT, 0, 1)])], None] == [*map(shape, batches)]
+
+
 def test_a_key_of_two_partitions_has_two_lanes() -> None:
     """Whoever wrote them, their offsets are not mixed up."""
     place = Place()
