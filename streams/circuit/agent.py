@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import faust
 from google.protobuf.message import DecodeError
 
 from streams._native import Records
@@ -86,11 +87,13 @@ class Circuits:
 
     def mount(self) -> None:
         """Registers the agent, its table and GET /circuits."""
-        topic = self._app.topic(self._outcomes, key_type=bytes, value_type=bytes, partitions=PARTITIONS)
+        plain = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
         self._table = self._app.Table(
-            "circuits", partitions=PARTITIONS, key_type=bytes, value_type=bytes,
-            key_serializer="raw", value_serializer="raw", help="windows and states of targets' circuits",
-        )  # fmt: skip
+            "circuits", partitions=PARTITIONS, schema=plain, help="windows and states of targets' circuits"
+        )
+        topic = self._app.topic(
+            self._outcomes, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
         self._app.agent(topic, name="circuits")(self._fold_all)
 
         async def circuits(view: Any, request: Any) -> Any:
