@@ -87,7 +87,7 @@ class Circuits:
 
     def mount(self) -> None:
         """Registers the agent, its table and GET /circuits."""
-        plain = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        plain: Any = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
         self._table = self._app.Table(
             "circuits", partitions=PARTITIONS, schema=plain, help="windows and states of targets' circuits"
         )

@@ -21,6 +21,7 @@ COMMANDS = {
     "worker": "Run a worker: an app in code, or streams.toml with no code at all.",
     "produce": "Send events from JSON lines, CSV or a Protobuf file.",
     "state": "Look at, snapshot, verify, rebuild or upgrade keyed state.",
+    "circuits": "Show the circuits of all targets, or set one by hand.",
     "dlq": "List, show, replay or drop dead letters.",
     "doctor": "Check topics, retentions, schema, clock and disk; name each cure.",
     "demo": "Run the main job on a month of real flights, on this machine alone.",
