@@ -46,7 +46,7 @@ LAYERS = [
     ["streams.lookup"],
     ["streams.client"],
     ["streams.observe"],
-    ["streams.sync", "streams.circuit.agent", "streams.delivery", "streams.gateway"],
+    ["streams.sync", "streams.circuit", "streams.delivery", "streams.gateway"],
     ["streams.worker"],
     ["streams.app"],
     ["streams.demo"],

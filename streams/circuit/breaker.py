@@ -169,12 +169,17 @@ class Breaker:
         """
         if self.state is not State.HALF_OPEN:
             return False
+        verdict = self.verdict()
+        if verdict is Trigger.TRIAL_OK:
+            return self._close(verdict, now_ms)
+        return self._reopen(verdict, now_ms, chance)
+
+    def verdict(self) -> Trigger:
+        """What the results of this trial say so far."""
         results = self.ok + self.failed
         if not results:
-            return self._reopen(Trigger.TRIAL_EXPIRED, now_ms, chance)
-        if self.failed >= self._settings.failure_rate * results:
-            return self._reopen(Trigger.TRIAL_FAILED, now_ms, chance)
-        return self._close(Trigger.TRIAL_OK, now_ms)
+            return Trigger.TRIAL_EXPIRED
+        return Trigger.TRIAL_FAILED if self.failed >= self._settings.failure_rate * results else Trigger.TRIAL_OK
 
     def tick(self, now_ms: int, chance: float) -> bool:
         """What time alone does: a trial that has not decided ends. An open circuit waits for traffic to try it with."""

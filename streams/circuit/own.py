@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from streams.circuit.breaker import Breaker, State, crossed
+from streams.circuit.breaker import Breaker, State, Trigger, crossed
 from streams.circuit.window import Window
 from streams.options.delivery import CircuitSettings
 
@@ -70,16 +70,20 @@ class Own:
         self._left -= 1
         return True
 
-    def refuses(self, now_ms: int) -> bool:
+    def refuses(self, now_ms: int, busy: bool) -> bool:
         """As `ask` would say, but changes nothing."""
-        if self._breaker.state is State.HALF_OPEN:
-            return self._left <= 0 or now_ms >= self._breaker.until_ms
-        return not self.closed and not self._breaker.ready(now_ms)
+        state = self.state(now_ms)
+        used_up = self._breaker.state is State.HALF_OPEN and self._left <= 0
+        return state is State.OPEN or (state is State.HALF_OPEN and (busy or used_up))
 
     def state(self, now_ms: int) -> State:
-        """As the next call would find it: open until its time is over, then half-open."""
-        over = self._breaker.state is State.OPEN and self._breaker.ready(now_ms)
-        return State.HALF_OPEN if over else self._breaker.state
+        """As the next call would find it: open times and trials that are over by then are over."""
+        breaker = self._breaker
+        if breaker.state is State.OPEN and breaker.ready(now_ms):
+            return State.HALF_OPEN
+        if breaker.state is State.HALF_OPEN and now_ms >= breaker.until_ms:
+            return State.CLOSED if breaker.verdict() is Trigger.TRIAL_OK else State.OPEN
+        return breaker.state
 
     def open_ms(self, now_ms: int) -> int:
         """How long it stays open."""

@@ -109,9 +109,11 @@ class Standing:
         """Whether a call would be refused now; changes nothing."""
         if self.flowing is not None:
             return False
-        if self._wish or self._state is State.OPEN or self._waits_for_probe(now_ms):
+        if self._wish or self._state is State.OPEN:
             return True
-        return not self._may_probe(now_ms) if self._state is State.HALF_OPEN else self._own.refuses(now_ms)
+        if self._state is State.HALF_OPEN:
+            return not self._may_probe(now_ms)
+        return self._own.refuses(now_ms, self._waits_for_probe(now_ms))
 
     def state(self, now_ms: int) -> str:
         """In a word, the worse of both circuits: closed, open or half-open; closed while nobody is refused."""

@@ -338,3 +338,22 @@ def test_targets_nobody_asked_for_are_bounded(board: Board, monkeypatch: pytest.
     board.take(Circuit())
 
     assert 10 == len(board.view())
+
+
+def test_a_state_in_a_word(board: Board, clock: ManualClock) -> None:
+    """The worse of both circuits, as the next call would find it."""
+    said = [board.state("t")]
+    call(board, "failed", 20)
+    said.append(board.state("t"))
+    clock.advance(OPEN_MS)
+    said.append(board.state("t"))
+    board.take(told(Circuit.OPEN, 1))
+    said.append(board.state("t"))
+    board.take(told(Circuit.HALF_OPEN, 2))
+    said.append(board.state("t"))
+    board.take(told(Circuit.OPEN, 3, mode=Circuit.METRICS_ONLY))
+    said.append(board.state("t"))
+    board.set_mode("t", Circuit.FORCED_OPEN)
+    said.append(board.state("t"))
+
+    assert ["closed", "open", "half-open", "open", "half-open", "closed", "open"] == said
