@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import faust
 from google.protobuf.message import DecodeError
 
 from streams._native import Records
@@ -41,8 +40,6 @@ FETCH_BYTES_MAX = 4 << 20
 FETCH_WAIT_MS = 500
 """Circuits are few and change rarely; a record is handed over as soon as it is there."""
 RETRY_PAUSE_S = 1.0
-STAMP_BYTES = 8
-"""In front of a row: wall time of its writing, in milliseconds. The next owner takes its age from it."""
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +84,8 @@ class Circuits:
 
     def mount(self) -> None:
         """Registers the agent, its table and GET /circuits."""
-        plain: Any = faust.Schema(key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-        self._table = self._app.Table(
-            "circuits", partitions=PARTITIONS, schema=plain, help="windows and states of targets' circuits"
-        )
+        # Faust's own JSON: it decodes a table's changelog by that, whatever schema the table is given.
+        self._table = self._app.Table("circuits", partitions=PARTITIONS, help="windows and states of targets' circuits")
         topic = self._app.topic(
             self._outcomes, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
@@ -158,19 +153,18 @@ class Circuits:
             fleet = self._owned(report.target, event.message.partition, now_ms)
             if fleet.fold(report, now_ms, random.random()):
                 self._note(report.target)
-            stamp = self._clock.now_ms().to_bytes(STAMP_BYTES, "big")
-            self._table[report.target.encode()] = stamp + fleet.row(now_ms)
+            self._table[report.target] = {"at_ms": self._clock.now_ms(), "row": fleet.row(now_ms).decode("latin-1")}
 
     def _owned(self, target: str, partition: int, now_ms: int) -> Fleet:
         """The circuit of a target of ours; taken over with what its last owner left, the first time."""
         if target in self._fleets:
             return self._fleets[target][1]
-        row: bytes | None = self._table.get(target.encode())
-        if row is None:
+        kept: dict[str, Any] | None = self._table.get(target)
+        if kept is None:
             fleet = Fleet(self._settings, target, now_ms)
         else:
-            age_ms = max(0, self._clock.now_ms() - int.from_bytes(row[:STAMP_BYTES], "big"))
-            fleet = Fleet.of_row(self._settings, target, row[STAMP_BYTES:], now_ms, age_ms)
+            age_ms = max(0, self._clock.now_ms() - kept["at_ms"])
+            fleet = Fleet.of_row(self._settings, target, kept["row"].encode("latin-1"), now_ms, age_ms)
         if fleet.take_over(self._generation, self._known.get(target, (0, 0)), now_ms, random.random()):
             self._note(target)
         self._fleets[target] = (partition, fleet)
