@@ -150,8 +150,8 @@ class Guarded:
         """The topics exist and partitions are this worker's: circuits are read, routes and readers begin or go on."""
         assert self.deliveries is not None  # `open` came first
         if not self._started:
-            self._started = True
             await self.circuits.start()
+            self._started = True  # not before: a broker that is away is asked again
             self.deliveries.start(self._settings.delivery.progress_ms)
             if self._wants_dictionaries:
                 loop = asyncio.get_running_loop()

@@ -31,6 +31,11 @@ REPORTERS_MAX = 1_000
 """Per target. Of more than that the one that was heard longest ago is forgotten: the sums do not need it."""
 WAITING_EXPIRES_MS = 5_000
 """Workers tell every second that traffic waits: five times not heard, nothing waits there or nobody is there."""
+COUNT_MAX = 1_000_000_000
+LATENCY_US_MAX = 1_000_000_000_000
+"""Of one report: more than a fifth of a second can hold. A reporter that is mad does not make a row unwritable."""
+MODES = {int(mode): mode for mode in Mode}
+"""By their numbers in a report; others are of a newer release, or none, and wish nothing here."""
 QUORUM = 2
 ALONE_MS = 1_000
 """A reporter is the only one when no other was counted for so long after it began: the first to fail is the first to
@@ -105,10 +110,13 @@ class Fleet:
         """Takes a reporter's increments in."""
         reporter = self._heard(report.reporter, now_ms)
         reporter.waiting_ms = now_ms if report.waiting else None
-        changed = bool(report.set_mode) and self.set_mode(Mode(report.set_mode), now_ms, report.gone)
+        mode = MODES.get(report.set_mode)
+        changed = mode is not None and self.set_mode(mode, now_ms, report.gone)
         pair = (report.generation, report.transition)
         if pair >= self._since or pair == (0, 0):
-            counts = Counts(report.ok, report.failed, report.slow, report.throttled, report.latency_us)
+            said = (report.ok, report.failed, report.slow, report.throttled)
+            ok, failed, slow, throttled = (min(number, COUNT_MAX) for number in said)
+            counts = Counts(ok, failed, slow, throttled, min(report.latency_us, LATENCY_US_MAX))
             if self._breaker.state is State.CLOSED or self._breaker.mode is Mode.METRICS_ONLY:
                 self._count(reporter, report, counts, now_ms)
             if self._breaker.state is State.HALF_OPEN and pair >= self._since:

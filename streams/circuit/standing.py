@@ -26,6 +26,9 @@ MODES = {
     Mode.FORCED_CLOSED: "forced-closed",
     Mode.METRICS_ONLY: "metrics-only",
 }
+STATES = {0: State.CLOSED, **{int(state): state for state in State}}
+MODE_NUMBERS = {0: Mode.AUTOMATIC, **{int(mode): mode for mode in Mode}}
+"""By their numbers in a record; unspecified is what every circuit begins as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +185,17 @@ class Standing:
     # -- the topics -------------------------------------------------------------------------------------------
 
     def take(self, circuit: Circuit, now_ms: int) -> None:
-        """Takes a record of the owner's in; one that is not above the last is ignored."""
+        """Takes a record of the owner's in; one that is not above the last is ignored.
+
+        So is a state or mode of a newer release: what was told before holds.
+        """
         pair = (circuit.generation, circuit.transition)
-        if pair <= self._pair:
+        if pair <= self._pair or circuit.state not in STATES or circuit.mode not in MODE_NUMBERS:
             return
         before = (self._state, self._mode)
         self._pair = pair
-        self._state = State(circuit.state or State.CLOSED)
-        self._mode = Mode(circuit.mode or Mode.AUTOMATIC)
+        self._state = STATES[circuit.state]
+        self._mode = MODE_NUMBERS[circuit.mode]
         self._reason, self._trips = circuit.reason, circuit.trips
         self._failure_rate, self._slow_rate, self._calls = circuit.failure_rate, circuit.slow_rate, circuit.calls
         self._until_ms = now_ms + circuit.open_ms

@@ -89,6 +89,7 @@ class Metrics(Collector):
     def __init__(self, app: Any, health: Health) -> None:
         self._app = app
         self._health = health
+        self._open: dict[str, bool] = {}  # circuits, as of this request
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -96,6 +97,10 @@ class Metrics(Collector):
         """Adds /metrics to the worker's web server."""
 
         async def metrics(view: Any, request: Any) -> Any:
+            # The board belongs to this thread.
+            if (guarded := self._app.guarded) is not None:
+                names = [circuit["target"] for circuit in guarded.board.view()]
+                self._open = {name: guarded.board.is_open(name) for name in names}
             # In a thread: a table that works on a chunk has its lock for as long.
             body = await asyncio.to_thread(generate_latest, self._registry)
             return view.bytes(body, headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -174,9 +179,14 @@ class Metrics(Collector):
         if guarded is None:
             return
         circuits = GaugeMetricFamily("streams_circuit_open", "1 where calls are refused now", labels=["target"])
-        for circuit in guarded.board.view():
-            circuits.add_metric([circuit["target"]], guarded.board.is_open(circuit["target"]))
-        yield circuits
+        for name, is_open in self._open.items():
+            circuits.add_metric([name], is_open)
+        moved = CounterMetricFamily(
+            "streams_circuit_transitions", "Transitions of circuits, by new state", labels=["target", "reason"]
+        )
+        for (name, state), count in guarded.circuits.transitions.copy().items():
+            moved.add_metric([name, state], count)
+        yield from (circuits, moved)
         routes = guarded.deliveries.routes if guarded.deliveries is not None else ()
         yield from deliveries({route.name: dict(route.counts) for route in routes})
         for name, meaning in ROUTE_GAUGES.items():
