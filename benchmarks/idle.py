@@ -28,8 +28,8 @@ from benchmarks.pipeline import EMBEDDED, PARTITIONS
 from streams._native import KafkaAdmin
 from streams.transport.log import Log
 
-SETTLE_S, SMALL_SETTLE_S = 5.0, 0.5
-SPAN_S, SMALL_SPAN_S = 20.0, 1.0
+SETTLE_S, SMALL_SETTLE_S = 5.0, 0.2
+SPAN_S, SMALL_SPAN_S = 20.0, 0.5
 TIMEOUT_S = 120
 
 

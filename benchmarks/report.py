@@ -1,7 +1,10 @@
-"""The README's figures, made from `results/` and from nowhere else.
+"""The kept runs as a page of plots, and the README's figures, made from `results/` and from nowhere else.
 
-python -m benchmarks.report            # print the section
-python -m benchmarks.report --write    # put it into README.md between its markers
+    streams bench report                     # draw the page, hold the README to the results
+    streams bench report --write             # put the figures into README.md between its markers
+    python -m benchmarks.report --section    # print the README's section
+
+Exit code 1: the README says something else than the results. Drawing needs matplotlib (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+from benchmarks import plots
+from benchmarks.measure import RESULTS, ROOT, RUNS
+
 README = ROOT / "README.md"
+PAGE = ROOT / ".cache" / "benchmarks.html"
 BEGIN, END = "<!-- figures: python -m benchmarks.report --write -->", "<!-- end of figures -->"
 
 
@@ -27,8 +32,13 @@ def lines(name: str) -> list[dict[str, Any]]:
 
 def section() -> str:
     """The measured figures as Markdown: conditions first, then medians, then how they compare."""
-    runs = lines("runs.jsonl")
-    first = runs[0]
+    runs = lines(RUNS)
+    measured = plots.newest([
+        run for run in runs
+        if run["benchmark"] == "pipeline" and run["verified"] and run["state"] == "memory"
+        and run.get("broker", "kafka") == "kafka"
+    ])  # fmt: skip
+    first = measured[0]
     machine = first["machine"]
     out = [
         f"Measured {first['date']} at {first['commit']}: {machine['cpu']}, {machine['cores']} cores, Python "
@@ -38,11 +48,13 @@ def section() -> str:
         "|---|---|---|",
     ]
     for guarantee in ("exactly_once", "at_least_once"):
-        found = [run for run in runs if run.get("guarantee") == guarantee and run["verified"]]
+        found = [run for run in measured if run["guarantee"] == guarantee]
+        if not found:
+            continue
         rate = statistics.median(run["events_per_second"] for run in found)
         cpu = statistics.median(run["cpu_us_per_event"] for run in found)
         out.append(f"| {guarantee}, {len(found)} run{'s' if len(found) > 1 else ''} | {rate:,.0f} | {cpu:.1f} |")
-    restore = next(run for run in runs if run["benchmark"] == "restore")
+    restore = plots.of(runs, "restore")[-1]
     out += [
         "",
         f"Restoring {restore['keys']:,} keys: {restore['restore_seconds']} s; the process then holds "
@@ -54,7 +66,7 @@ def section() -> str:
         "|---|---|---|---|",
     ]
     systems: dict[str, list[dict[str, Any]]] = {}
-    for run in lines("side_by_side.jsonl"):
+    for run in plots.newest(lines(plots.SYSTEMS)):
         if run["verified"]:
             systems.setdefault(run["system"], []).append(run)
     ours = next(iter(systems))
@@ -66,17 +78,45 @@ def section() -> str:
     return "\n".join(out)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the section into README.md")
-    if not parser.parse_args(arguments).write:
-        print(section())
-        return 0
+def written() -> str:
+    """What the README has between its markers."""
+    _, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    return rest.partition(END)[0].strip()
+
+
+def write() -> None:
+    """Puts the section into the README."""
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     README.write_text(f"{before}{BEGIN}\n{section()}\n{END}{after}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="streams bench report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--section", action="store_true", help="print the README's section and draw nothing")
+    parser.add_argument("--write", action="store_true", help="put the section into README.md")
+    parser.add_argument("--page", type=Path, default=PAGE, help=f"where the page goes (default: {PAGE})")
+    given = parser.parse_args(arguments)
+    if given.section:
+        print(section())
+        return 0
+    if given.write:
+        write()
+    try:
+        drawn = plots.page(lines(RUNS), lines(plots.SYSTEMS))
+    except ImportError as error:
+        print(f"{error}; the page needs it: pip install matplotlib, or the extra `bench`", file=sys.stderr)
+        return 1
+    given.page.parent.mkdir(parents=True, exist_ok=True)
+    given.page.write_text(drawn, encoding="utf-8")
+    print(given.page)
+    if written() != section():
+        print("README.md says something else than benchmarks/results: streams bench report --write", file=sys.stderr)
+        return 1
     return 0
 
 
