@@ -1,0 +1,1 @@
+"""One program per system; each runs in that system's own environment and imports nothing of ours but the messages."""
