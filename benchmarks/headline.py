@@ -24,12 +24,13 @@ from typing import Any
 from benchmarks import measure, pipeline
 from benchmarks.kernel import CHUNK, NOW_MS, SPLIT, TRANSACTION, new_table, stages
 from benchmarks.measure import Figures
-from benchmarks.workload import SMALL, Workload
+from benchmarks.workload import Workload
 from streams._native import Records, Table
 from streams.transport.log import Log
 
 HEADLINE = Workload(300_000, 6_000)
 """Fifty events a device, as the canonical workload has; all that a minute has room for, generating it included."""
+SMALL = Workload(10_000, 200)
 STAGES = ("consume", "envelope", "look-up", "diff", "encode", "state write", "compress", "produce", "commit")
 GROUP = "stages"
 

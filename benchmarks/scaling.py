@@ -92,11 +92,9 @@ def points() -> list[Point]:
 
 
 def small_points() -> list[Point]:
-    """One of each kind of code path, over in seconds."""
-    return [
-        Point("keys on disk", 500, Load(500, SMALL_EVENTS, DISK_BYTES, already=True), "rocksdb"),
-        Point("duplicates", 0.5, Load(200, SMALL_EVENTS, duplicates=0.5), partitions=2, workers=2),
-    ]
+    """All code paths in one: filled stores, repeated events, two workers."""
+    load = Load(500, SMALL_EVENTS, duplicates=0.5, already=True)
+    return [Point("duplicates", 0.5, load, "rocksdb", partitions=2, workers=2)]
 
 
 # -- the workers ------------------------------------------------------------------------------------------------------
@@ -257,9 +255,9 @@ class Bench:
             stores[partition].write(table.changelog(0, step.mark), 0)
             parts[partition] = Records()
 
-        for name, value, _ in wide.created(point.load):
+        for name, value, headers in wide.created(point.load):
             partition = murmur2_partition(name, point.partitions)
-            parts[partition].append(name, value, (), NOW_MS, -1)
+            parts[partition].append(name, value, headers, NOW_MS, -1)
             if len(parts[partition]) == STORE_ROWS:
                 write(partition)
         for partition, store in enumerate(stores):
@@ -272,12 +270,12 @@ class Bench:
         self._rounds += 1
         app_id = f"{self._name}-{self._rounds}"
         datadir = self._directory / f"round-{self._rounds}"
-        if self._point.load.already:
-            shutil.copytree(self._directory / "filled", datadir, copy_function=_link)
         with ExitStack() as stack:
             workers = []
             for number in range(self._point.workers):
-                own = datadir / str(number) if self._point.workers > 1 else datadir
+                own = datadir / str(number)
+                if self._point.load.already:
+                    shutil.copytree(self._directory / "filled", own, copy_function=_link)
                 own.mkdir(parents=True, exist_ok=True)
                 arguments = [
                     "--broker", self._broker, "--topic", self._topic, "--app", app_id, "--state", self._point.state,
