@@ -44,9 +44,9 @@ lint: venv  ## what CI checks besides tests
 proto: venv  ## the generated modules, from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. $(shell find proto -name '*.proto' | sort)
 
-bench: venv  ## the canonical workload, against a Kafka of its own
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' --no-build-isolation
-	$(BIN)/python benchmarks/pipeline.py --json
+bench: venv  ## every benchmark, on a Kafka of its own; the runs are kept in benchmarks/results (an hour)
+	@PYTHON=$(PYTHON) .ci/prerequisites.sh test
+	$(BIN)/streams bench all
 
 clean:  ## everything that was made here
 	rm -rf .venv .cache $(NATIVE)/target dist .pytest_cache .mypy_cache .ruff_cache .hypothesis streams/*.so

@@ -5,8 +5,8 @@
     streams bench all --small                                     # that all of them work, in some minutes
 
 The broker is one of its own on this machine unless one is named. Each run becomes a line of `benchmarks/results/`; one
-that fails, or whose output was wrong, does not, is named at the end, and does not keep the others from running. `compare`
-is not among them: it has its own forty minutes and goes on where it was interrupted (`streams bench compare`).
+that fails, or whose output was wrong, does not, is named at the end, and does not keep the others from running.
+`compare` is not among them: it has its own forty minutes and goes on where it was interrupted (`streams bench compare`).
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 measure.append_lines(figures.get("runs") or [figures], given.conditions)
             print(f"== {part.title}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     print("\n".join(["", f"{len(plan) - len(failed)} of {len(plan)} done", *failed]), file=sys.stderr)
+    if not given.small:
+        print("streams bench report --write: the page of plots, and the README's figures", file=sys.stderr)
     return 1 if failed else 0
 
 
