@@ -6,7 +6,7 @@
 
 The broker is one of its own on this machine unless one is named. Each run becomes a line of `benchmarks/results/`; one
 that fails, or whose output was wrong, does not, is named at the end, and does not keep the others from running.
-`compare` is not among them: it has its own forty minutes and goes on where it was interrupted (`streams bench compare`).
+`compare` is not among them: it has its own forty minutes, and goes on where it was interrupted.
 """
 
 from __future__ import annotations

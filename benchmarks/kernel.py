@@ -7,14 +7,18 @@ The canonical workload through one native table, one partition, in chunks and tr
 Kafka, no Faust, one thread. `process` is what the sync agent calls per chunk; `changelog` and `commit` what a
 transaction adds. The stages inside `process` come from four variants of one chunk, each of which ends a stage later:
 records that only get their key, events that were seen already, events that change nothing, events whose changes are
-all ignored, and the real thing; a stage is the difference between two. Patches are held against a plain replay.
+all ignored, and the real thing; a stage is the difference between two. The same loop is run without Python as well, by
+`streams/native/kernel/examples/events.rs` (built by cargo; not in the small form). Patches are held against a plain
+replay, and the two loops' against each other.
 
 What the figures do not show: other messages (see `scaling`), and two cores at work on one memory bus.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -25,7 +29,7 @@ from benchmarks.measure import Figures
 from benchmarks.workload import CANONICAL, HEADERS, SMALL, Check, Workload, blocks, expected
 from streams._native import Records, Table
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.kernel.schema import MessageSchema
+from streams.kernel.schema import MessageSchema, field_table, fingerprint
 from streams.options import ChunkSettings, SyncSettings, TransactionSettings
 from streams.sync.agent import make_job
 from streams.v1.cloudevents_pb2 import CloudEvent
@@ -219,13 +223,51 @@ def stages(workload: Workload, before: int, times: int, step: measure.Step) -> F
     return {"case": "stages of process", "events": variants.events, "cpu_us_per_event": per_event, "hash": hashes.pop()}
 
 
+# -- without Python ---------------------------------------------------------------------------------------------------
+
+
+def fields_text() -> str:
+    """The message's field table as the Rust program reads it."""
+    lines = [f"{DeviceState.DESCRIPTOR.full_name} {fingerprint(DeviceState.DESCRIPTOR)}"]
+    for name, fields in field_table(DeviceState.DESCRIPTOR):
+        lines.append(name)
+        lines += [" " + " ".join(map(str, field[:6])) for field in fields]
+    return "\n".join(lines)
+
+
+def without_python(workload: Workload, times: int, step: measure.Step) -> Figures:
+    """The loop in Rust alone, each time in a process of its own: µs per event of each call, wall time of one thread."""
+    program = ["cargo", "--locked", "run", "--release", "--quiet", "--package", "streams-kernel", "--example", "events"]
+    found: list[list[str]] = []
+    with tempfile.NamedTemporaryFile("w", suffix=".fields") as file:
+        file.write(fields_text())
+        file.flush()
+        arguments = [file.name, str(workload.folder / "events"), str(CHUNK), str(TRANSACTION), str(NOW_MS)]
+        for _ in range(times):
+            done = subprocess.run(
+                [*program, "--", *arguments], cwd=measure.ROOT / "streams" / "native", check=True,
+                stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            found.append(done.stdout.split())
+            step()
+    spans = {name: measure.spread(float(said[at]) / workload.events * 1e6 for said in found)
+             for at, name in enumerate(("process", "changelog", "commit"))}  # fmt: skip
+    (hashed,) = {said[3] for said in found}
+    return {"case": "without Python", "events": workload.events, "us_per_event": spans, "hash": hashed}
+
+
 def run(workload: Workload, times: int, *, small: bool = False) -> Figures:
-    """The whole and its stages."""
+    """The whole, its stages, and the same without Python."""
     machine, check = measure.machine(), Check(expected(workload))
     before = min(STAGE_EVENTS, workload.events // 2)
-    with measure.progress("kernel", 2 * times) as step:
+    with measure.progress("kernel", (2 if small else 3) * times) as step:
         cases = [*whole_cases(workload, times, check, step), stages(workload, before, times, step)]
-    findings = check.findings()
+        findings = check.findings()
+        if not small:
+            cases.append(without_python(workload, times, step))
+            ours, bare = cases[0], cases[-1]
+            bare["ours_is_times"] = round(ours["us_per_event"]["median"] / bare["us_per_event"]["process"]["median"], 3)
+            findings += ["the loop without Python gave other patches"] if ours["hash"] != bare["hash"] else []
     return {
         "benchmark": "kernel",
         "small": small,
