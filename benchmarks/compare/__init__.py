@@ -6,8 +6,8 @@
 
 The job: read a CloudEvent; drop it where its sequence is not above the last one of its key; compare the device in it
 field by field with the one held for the key; keep the new one durably; put out a `Patch` (key, revision, base revision,
-changed fields, a message that holds them alone) under the same key, compressed with zstd (the pure-Rust loop and ours
-with lz4 where the records are the changelog's). The first event of a key gives every field that is set.
+changed fields, a message that holds them alone) under the same key, compressed with zstd; the pure-Rust loop has lz4,
+which is faster, and so has our changelog. The first event of a key gives every field that is set.
 
 Each system does it as its own users would write it, with that system's own defaults for state, batches and commits
 (`peers/`, `kafka_streams/`, `rust_loop/`). Their patches have the event's sequence for a revision and name fields of

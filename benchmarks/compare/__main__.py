@@ -34,7 +34,7 @@ def conditions(broker: str | None, rounds: int, besides: str | None) -> str:
         f"one worker process per system, {CANONICAL.events:,} events of {CANONICAL.devices:,} devices in "
         f"{pipeline.PARTITIONS} partitions",
         f"all cores shared with {where}",
-        f"{rounds} rounds in turn in one sitting, each round in another order",
+        f"{rounds} round{'' if rounds == 1 else 's'} in turn in one sitting, each round in another order",
         f"a system slower than {SLOW_EVENTS_PER_SECOND:,} events/s gets the first {SLOW_EVENTS:,} events",
         "every output held against a plain replay",
         besides or "what else the machine did is not known, the load before each run is",
@@ -151,8 +151,7 @@ def _begun(given: argparse.Namespace) -> Sitting:
     }
     ours = next(system.id for system in SYSTEMS if system.ours)
     names = [system.id for system in SYSTEMS if not given.only or system.id in (ours, *given.only)]
-    warming_up = {system.id for system in SYSTEMS if system.warms_up}
-    new = Sitting(head, names, CANONICAL, given.rounds, warming_up)
+    new = Sitting(head, names, CANONICAL, given.rounds, {system.id for system in SYSTEMS if system.whole})
     return new if given.fresh else sitting.resumed(SITTING, new)
 
 

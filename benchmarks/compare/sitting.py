@@ -41,8 +41,8 @@ class Sitting:
     systems: Sequence[str]
     workload: Workload
     rounds: int = ROUNDS
-    # Systems whose trial says nothing about their speed.
-    warming_up: Collection[str] = ()
+    # Systems that get the whole workload whatever their trial says.
+    whole: Collection[str] = ()
     lines: list[Line] = field(default_factory=list)
 
     def turns(self) -> Iterator[Turn]:
@@ -64,7 +64,7 @@ class Sitting:
             return first
         trials = [line for line in self.lines if line["id"] == system and line["round"] == TRIAL]
         is_slow = any(line["events_per_second"] < SLOW_EVENTS_PER_SECOND for line in trials)
-        return first if is_slow and system not in self.warming_up else self.workload
+        return first if is_slow and system not in self.whole else self.workload
 
     def failed(self, system: str) -> bool:
         """Whether a system could not do the job in this sitting; it is asked again when the sitting is resumed."""

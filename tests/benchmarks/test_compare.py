@@ -131,9 +131,9 @@ def test_fewer_events_are_the_first_of_more() -> None:
 # -- which runs -------------------------------------------------------------------------------------------------------
 
 
-def sitting_of(*systems: str, warming_up: tuple[str, ...] = ()) -> Sitting:
+def sitting_of(*systems: str, whole: tuple[str, ...] = ()) -> Sitting:
     """A new one."""
-    return Sitting({"commit": "1234567"}, systems, CANONICAL, rounds=3, warming_up=warming_up)
+    return Sitting({"commit": "1234567"}, systems, CANONICAL, rounds=3, whole=whole)
 
 
 def line(turn: Turn, rate: int, **more: object) -> Line:
@@ -160,8 +160,8 @@ def test_each_round_has_every_system_and_begins_with_another() -> None:
 
 
 def test_a_slow_system_gets_the_first_events_only() -> None:
-    """Below 10,000 a second in the trial; not where the trial says nothing, because the system is still warming up."""
-    sitting = sitting_of("quick", "slow", "warming", warming_up=("warming",))
+    """Below 10,000 a second in the trial; not where the trial says nothing about it."""
+    sitting = sitting_of("quick", "slow", "warming", whole=("warming",))
     rates = {"quick": 10_000, "slow": 9_999, "warming": 9_999}
     for turn in sitting.turns():
         sitting.add(line(turn, rates[turn.system]))
