@@ -1,12 +1,13 @@
 """Every benchmark after the other, on one broker, each run kept: what a release is measured with.
 
     streams bench all --conditions "nothing else running"         # an hour; see the plan it prints first
+    streams bench all --with-compare                              # the other systems too: two hours
     streams bench all --only kernel --only latency
     streams bench all --small                                     # that all of them work, in some minutes
 
 The broker is one of its own on this machine unless one is named. Each run becomes a line of `benchmarks/results/`; one
 that fails, or whose output was wrong, does not, is named at the end, and does not keep the others from running.
-`compare` is not among them: it has its own forty minutes, and goes on where it was interrupted.
+`compare` has forty minutes of its own and goes on where it was interrupted: it comes last, where asked for.
 """
 
 from __future__ import annotations
@@ -74,6 +75,13 @@ def call(part: Part, broker: str, *, small: bool) -> Figures:
     return figures
 
 
+def compared(broker: str, conditions: str | None, *, small: bool) -> int:
+    """The other systems; the comparison keeps its own lines. Answers its exit code."""
+    command = [sys.executable, "-m", "benchmarks.compare", "--broker", broker]
+    kept = ["--save", *(["--conditions", conditions] if conditions else [])]
+    return subprocess.call([*command, *(["--small"] if small else kept)], cwd=ROOT)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -84,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--conditions", help="what else the machine did, in words (default: its load)")
     names = list(dict.fromkeys(part.name for part in PLAN))
     parser.add_argument("--only", action="append", choices=names, help="this one; may be given several times")
+    parser.add_argument("--with-compare", action="store_true", help="and the other systems, on the same broker")
     parser.add_argument("--json", action="store_true", help="the figures as JSON lines on standard output")
     given = parser.parse_args(arguments)
     plan = [part for part in PLAN if not given.only or part.name in given.only]
@@ -107,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 # A benchmark that ran workers gives a run for each of them.
                 measure.append_lines(figures.get("runs") or [figures], given.conditions)
             print(f"== {part.title}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-    print("\n".join(["", f"{len(plan) - len(failed)} of {len(plan)} done", *failed]), file=sys.stderr)
+        if given.with_compare and compared(broker, given.conditions, small=given.small):
+            failed.append("compare: the lines above say why; `streams bench compare --save` goes on there")
+    print("\n".join(["", f"{len(plan)} parts, {len(failed)} failed", *failed]), file=sys.stderr)
     if not given.small:
         print("streams bench report --write: the page of plots, and the README's figures", file=sys.stderr)
     return 1 if failed else 0

@@ -13,7 +13,8 @@ Each step is cut into five windows, which are its repetitions; its first second 
 Sender and reader are one process beside worker and broker, and take their part of the machine. Events are plain device
 states, a workload again and again: which event a patch is for shows in its id, made of partition and offset.
 
-What the figures do not show: a network; a producer that waits for larger batches: this one lingers 5 ms, as the Java client does.
+What the figures do not show: a network; a producer that waits for larger batches (this one lingers 5 ms, as the Java
+client does).
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ QUESTIONS = {
     "scaling": "What does an event cost as keys, messages, partitions and workers grow?",
     "idle": "What does a worker with nothing to do cost?",
     "compare": "The same job on other systems, in one sitting.",
-    "all": "Every one but compare, on one broker, each run kept.",
+    "all": "Every one after the other, on one broker, each run kept.",
     "report": "Draw the kept runs into one page; hold the README's figures to them.",
 }
 """One line per module of `benchmarks/`; those that this checkout lacks are left out."""

@@ -62,7 +62,7 @@ def test_what_fails_is_named_and_keeps_nothing_else_from_running(
 
     assert 1 == everything.main(["--small", "--broker", "kafka://127.0.0.1:1"])
     said = capsys.readouterr().err
-    assert "0 of 2 done" in said
+    assert "2 parts, 2 failed" in said
     assert "no_such_benchmark: ended with 1" in said
     assert "also_none: ended with 1" in said
 
