@@ -16,7 +16,7 @@ from streams._native import Records
 from streams.cli import flags, reading
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
-from streams.errors import StateError, TransportError, UnknownTopicError
+from streams.errors import StateError, TransportError
 from streams.options import Settings
 from streams.v1.circuit_pb2 import Circuit
 from streams.v1.outcome_pb2 import Outcomes
@@ -38,7 +38,7 @@ Examples:
   streams circuits force-open billing --config streams.toml
   streams circuits automatic billing --config streams.toml
 
-Exit codes: 0 done, 1 the broker does not answer or no worker has such a target, 2 settings.
+Exit codes: 0 done, 1 the broker does not answer or no worker with targets has run yet, 2 settings.
 """
 )
 @click.argument("mode", required=False, type=click.Choice(list(MODES)), metavar="[MODE")
@@ -59,21 +59,35 @@ def command(
         return
     if target is None:
         raise click.UsageError(f"{mode} of which target? `streams circuits` lists them")
+    if target not in {circuit.target for circuit in told(settings)} | {each.name for each in settings.target}:
+        click.echo(f"no circuit and no [[target]] is named {target} here; it is asked for all the same", err=True)
     ask(settings, target, mode)
     click.echo(f"{mode} asked for; the target's owner tells it to all workers", err=True)
 
 
 def told(settings: Settings) -> list[Circuit]:
-    """The last record of each target, by name. TransportError: the broker does not answer."""
-    try:
-        values = reading.latest(settings, f"{settings.app.id}.circuits").values()
-    except UnknownTopicError:
-        return []
-    try:
-        circuits = [Circuit.FromString(value) for value in values]
-    except DecodeError as error:
-        raise StateError(f"{settings.app.id}.circuits has a record that is no circuit: {error}") from None
-    return sorted(circuits, key=lambda circuit: circuit.target)
+    """The last that was told of each target, by name. TransportError: the broker does not answer."""
+    topic = f"{settings.app.id}.circuits"
+    directory = reading.embedded_directory(settings)
+    if (directory is None or directory.is_dir()) and not reading.ends(settings, topic)[topic]:
+        return []  # no worker with targets has run yet
+    last: dict[str, Circuit] = {}
+    for _, records in reading.read_all(settings, topic):
+        for index in range(len(records)):
+            try:
+                circuit = Circuit.FromString(records.value(index) or b"")
+            except DecodeError:
+                where = f"{topic}, offset {records.offset(index)}"
+                raise StateError(f"{where}: no circuit, expected what an owner tells; who else writes there?") from None
+            held = last.get(circuit.target)
+            # By number, not by place: a former owner may have had the last word, which nobody heeds.
+            if circuit.target and (held is None or _number(circuit) > _number(held)):
+                last[circuit.target] = circuit
+    return [last[target] for target in sorted(last)]
+
+
+def _number(circuit: Circuit) -> tuple[int, int]:
+    return circuit.generation, circuit.transition
 
 
 def show(circuits: Sequence[Circuit], as_json: bool) -> None:
