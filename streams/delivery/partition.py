@@ -311,8 +311,6 @@ class Partition:
         """Another worker has the partition: every entry is void."""
         for entry in self.lanes.values():
             entry.flight = GONE
-            if entry.behind is not None:
-                entry.behind.flight = GONE
 
     def _hold(self, key: bytes, offsets: Sequence[int]) -> None:
         """Records of an absent key are done, but for the first one while no snapshot was asked for."""
