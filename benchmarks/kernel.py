@@ -150,7 +150,8 @@ class Variants:
         self.events = len(following)
 
     def _chunks(self, source: Any) -> list[Records]:
-        made, source = [], iter(source)
+        made: list[Records] = []
+        source = iter(source)
         while part := list(islice(source, CHUNK)):
             records = Records()
             for key, value in part:
@@ -257,7 +258,7 @@ def without_python(workload: Workload, times: int, step: measure.Step) -> Figure
 
 
 def pure_rust(workload: Workload, times: int) -> Figures:
-    """The job as one would write it in Rust, with nothing of the product: no digests, no ids, no paths below the top."""
+    """The job written anew in Rust, with nothing of the product: no digests, no event ids, no paths below the top."""
     from benchmarks.compare import rust_job
 
     found = rust_job.run(workload, times)

@@ -412,7 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.child:
         worker(given.broker, given.topic, given.app, given.guarantee, given.interval_ms)
         return 0
-    loads = SMALL_LOADS if given.small else LOADS
+    loads: Sequence[int] = SMALL_LOADS if given.small else LOADS
     if given.loads:
         loads = tuple(int(load) for load in given.loads.split(","))
     cases = [(given.guarantee, given.interval_ms)] if given.guarantee else (CASES[:1] if given.small else CASES)
