@@ -123,12 +123,16 @@ class Route:
             answer = self._board.ask(self.name)
             if isinstance(answer, Refusal):
                 return min(answer.retry_s, LOOK_AGAIN_S)
-            batch = self.lanes.cut(int(now_s * 1000), self._size(answer), self.target.batch_bytes_max)
+            batch = self._cut(now_s, self._size(answer))
             if batch is None:
                 self._board.cancelled(answer)
                 return self._next_s(now_s)
             self._start(batch, answer)
         return LOOK_AGAIN_S
+
+    def _cut(self, now_s: float, records_max: int) -> Batch | None:
+        keys_max = 1 if self.target.one_key else None
+        return self.lanes.cut(int(now_s * 1000), records_max, self.target.batch_bytes_max, keys_max)
 
     def _start(self, batch: Batch, leave: Pass) -> None:
         self._waiting_since_s = self._clock.monotonic_s() if self.lanes.pending_records else None
@@ -195,14 +199,13 @@ class Route:
 
     async def _fail(self) -> None:
         """Everything pending becomes dead letters that say why; their keys need snapshots once the target is back."""
-        while batch := self.lanes.cut(
-            int(self._clock.monotonic_s() * 1000), self.target.batch_records_max, self.target.batch_bytes_max
-        ):
+        while batch := self._cut(self._clock.monotonic_s(), self.target.batch_records_max):
             await self._attempts.bury(batch, "circuit-open", "the target's circuit is open and its fallback is fail")
 
     def _look(self) -> None:
         """Opens or closes the door to the feed."""
-        if self.lanes.full or (not self.lanes.conflating and self.lanes.pending_records >= self._room_records):
+        waiting = self.lanes.pending_records - self.lanes.resting_keys
+        if self.lanes.full or (not self.lanes.conflating and waiting >= self._room_records):
             self.room.clear()
         else:
             self.room.set()

@@ -47,19 +47,14 @@ class StaleKeys:
         self._topic = target.resync
         self._state = state
         self._clock = clock
-        self._refused: dict[bytes, list[Entry]] = {}  # in flight, not done before the request is durable
         self._failed: dict[bytes, int] = {}  # keys of dead letters while the circuit was open, with their partitions
         self._asked: set[bytes] = set()
         self._wake = asyncio.Event()
 
     def want(self, entries: Iterable[Entry]) -> None:
         """The keys of these entries, which are in flight, need snapshots; with the requests the entries are done."""
-        for entry in entries:
-            if entry.key in self._asked:
-                self._lanes.await_snapshot([entry])
-                continue
-            self._refused.setdefault(entry.key, []).append(entry)
-            self._want(entry.key, entry.partition, entry.last)
+        self._lanes.drop(entries)
+        self._wake.set()
 
     def want_later(self, keys: Mapping[bytes, int]) -> None:
         """Patches of these keys became dead letters because the target was away: their snapshots when it is back."""
@@ -82,8 +77,6 @@ class StaleKeys:
         for key, reached in self._lanes.take_arrived():
             self._asks.answered(key, reached)
             self._asked.discard(key)
-            # It came before anybody asked: what it covers does not wait for a request any more.
-            self._lanes.await_snapshot(self._refused.pop(key, ()))
         if self._lanes.waiting_keys:
             self._wake.set()
 
@@ -91,7 +84,6 @@ class StaleKeys:
         """The partition is another worker's now."""
         self._asks.drop(partition)
         self._failed = {key: where for key, where in self._failed.items() if where != partition}
-        self._refused = {key: entries for key, entries in self._refused.items() if entries[0].partition != partition}
 
     @property
     def wanted(self) -> bool:
@@ -124,9 +116,12 @@ class StaleKeys:
         # A single snapshot is enough for a trial, where nothing else waits to be tried.
         keys_max = KEYS_MAX if state == "closed" else int(not self._lanes.pending_records)
         for key, partition in list(islice(self._lanes.wanted(), keys_max)):
-            self._want(key, partition, 0)
+            if key in self._asked:
+                self._lanes.await_snapshot([key])  # its answer is on the way
+            else:
+                self._want(key, partition)
         for key in list(islice(self._failed, keys_max)):
-            self._want(key, self._failed.pop(key), 0)
+            self._want(key, self._failed.pop(key))
 
     async def _ask(self, due: list[Ask]) -> None:
         by_partition: dict[int, list[Ask]] = {}
@@ -137,8 +132,7 @@ class StaleKeys:
             await self._outbox.write(self._topic, self._requests(keys, Resync.GAP), partition)
             self._asks.asked(asks, int(self._clock.monotonic_s() * 1000))
             self._asked.update(keys)
-            for key in keys:
-                self._lanes.await_snapshot(self._refused.pop(key, [key]))
+            self._lanes.await_snapshot(keys)
 
     def _requests(self, keys: Iterable[bytes], reason: Resync.Reason) -> Records:
         request = Resync(requester=self._requester, reason=reason).SerializeToString()
@@ -147,6 +141,5 @@ class StaleKeys:
             records.append(key, request)
         return records
 
-    def _want(self, key: bytes, partition: int, offset: int) -> None:
-        self._asks.want(Ask(key, partition, offset, Resync.GAP, 0, 0, ANY))
-        self._wake.set()
+    def _want(self, key: bytes, partition: int) -> None:
+        self._asks.want(Ask(key, partition, 0, Resync.GAP, 0, 0, ANY))

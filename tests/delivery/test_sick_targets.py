@@ -81,6 +81,7 @@ async def test_a_target_that_refuses_everything_stops_at_a_limit(site: Site, see
             await site.send(states)
             await level(site, well, states, serving)
             await site.until(lambda: route(app, "status-404").held, serving)
+            await asyncio.sleep(1)  # letters on their way when it stopped
             count = len(await site.read(site.dead_letters))
             assert 0 < count < 60
             await asyncio.sleep(0.5)
