@@ -136,20 +136,23 @@ class Standing:
                 # Slow is not well, and a target that wants less is not ready for everything.
                 self._probes_failed += kind != "ok"
         elif (leave.generation, leave.transition) >= self._since:
-            self.count(kind, latency_us, now_ms, chance, leave.local == self._own.epoch)
+            self._add(kind, latency_us)
+            if leave.local == self._own.epoch:
+                decides = self._state is State.CLOSED and self._mode is Mode.AUTOMATIC
+                self._own.count(kind, latency_us, now_ms, chance, decides)
+                if leave.local != self._own.epoch:
+                    self._let_flow()
 
-    def count(self, kind: Kind, latency_us: int, now_ms: int, chance: float, in_time: bool | None = None) -> None:
-        """Counts for the owner, and for the own circuit where the call began in its present state.
+    def count(self, kind: Kind, latency_us: int, now_ms: int, chance: float) -> None:
+        """An outcome of something that nobody had asked for before: a trial, where one is due.
 
-        What nobody had asked for before is in time while the own circuit is closed: it is no trial.
+        Otherwise such a circuit would never close again.
         """
-        self._pending[NUMBERS[kind]] += 1
-        self._pending[LATENCY] += latency_us
-        if self._own.closed if in_time is None else in_time:
-            epoch, decides = self._own.epoch, self._state is State.CLOSED and self._mode is Mode.AUTOMATIC
-            self._own.count(kind, latency_us, now_ms, chance, decides)
-            if self._own.epoch != epoch:
-                self._let_flow()
+        leave = self.ask(now_ms, chance)
+        if isinstance(leave, Pass):
+            self.outcome(leave, kind, latency_us, now_ms, chance)
+        else:
+            self._add(kind, latency_us)
 
     def cancelled(self, leave: Pass) -> None:
         """The call never happened, or was broken off by this side: it says nothing, and may be made again."""
@@ -179,7 +182,7 @@ class Standing:
     def set_mode(self, mode: Mode, gone: bool) -> None:
         """A wish to be reported; forced open it is here at once, until an owner has said so or somebody wishes else."""
         self._set_mode, self._gone = mode, gone
-        self._wish = mode is Mode.FORCED_OPEN
+        self._wish = mode is Mode.FORCED_OPEN and self._mode is not Mode.FORCED_OPEN
         self._let_flow()
 
     # -- the topics -------------------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ class Standing:
 
     def drain(self, now_ms: int) -> Outcomes | None:
         """What is to be reported; None: nothing is new."""
-        over = (self._state is State.CLOSED or not self._obeys) and self._own.over(now_ms)
+        over = (self._state is State.CLOSED or self.flowing is not None) and self._own.over(now_ms)
         asks = self._asked_ms is not None and now_ms - self._asked_ms < ASKED_MS
         waiting = self._state is not State.CLOSED and self._mode is Mode.AUTOMATIC and (self._waiting or asks)
         told_ms = self._waiting_told_ms
@@ -278,11 +281,6 @@ class Standing:
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    @property
-    def _obeys(self) -> bool:
-        """Whether states refuse anybody; in the other modes they are only told."""
-        return self._wish or self._mode in (Mode.AUTOMATIC, Mode.FORCED_OPEN)
-
     def _may_probe(self, now_ms: int) -> bool:
         return self._probes_left > 0 and now_ms < self._lease_ms and not self._waits_for_probe(now_ms)
 
@@ -295,11 +293,16 @@ class Standing:
         return self._probe
 
     def _let_flow(self) -> Pass | None:
-        """Brings `flowing` in line with everything else."""
+        """Brings `flowing` in line with everything else; states refuse nobody in modes that only look."""
         closed = self._state is State.CLOSED and self._own.closed and not self._wish
-        flows = closed or not self._obeys
-        self.flowing = Pass(self.target, 0, *self._pair, self._own.epoch) if flows else None
+        looks_only = self._mode in (Mode.FORCED_CLOSED, Mode.METRICS_ONLY) and not self._wish
+        self.flowing = Pass(self.target, 0, *self._pair, self._own.epoch) if closed or looks_only else None
         return self.flowing
+
+    def _add(self, kind: Kind, latency_us: int) -> None:
+        """Counts for the owner."""
+        self._pending[NUMBERS[kind]] += 1
+        self._pending[LATENCY] += latency_us
 
     def _forget_pending(self) -> None:
         """What was counted under a former state comes late: the owner would not count it."""

@@ -277,6 +277,36 @@ def test_forced_open_is_so_here_at_once(board: Board, clock: ManualClock) -> Non
     assert not board.is_open("t")
 
 
+def test_forced_open_twice_is_over_once(board: Board) -> None:
+    """A second 410 that comes when the owner has spoken already does not outlive an operator's word."""
+    board.set_mode("t", Circuit.FORCED_OPEN, gone=True)
+    board.take(told(Circuit.OPEN, 1, mode=Circuit.FORCED_OPEN, reason="gone"))
+    board.set_mode("t", Circuit.FORCED_OPEN, gone=True)
+    board.take(told(Circuit.CLOSED, 2))
+
+    assert not board.is_open("t")
+
+
+def test_what_nobody_asks_for_recovers_by_its_outcomes(board: Board, clock: ManualClock) -> None:
+    """Failed produces: they open the own circuit, count for the owner meanwhile, and try it when that is due."""
+    for _ in range(30):
+        board.count("t", "failed", 10)
+    assert "open" == board.state("t")
+    assert [30] == [report.failed for report in board.drain()]
+    clock.advance(OPEN_MS)
+    board.count("t", "ok", 10)
+    assert "closed" == board.state("t")
+    board.take(told(Circuit.OPEN, 1))
+    board.count("t", "ok", 10)
+    assert [True] == [report.waiting for report in board.drain()]
+    board.take(told(Circuit.HALF_OPEN, 2, leases=[lease(2)]))
+    board.count("t", "ok", 10)
+    board.count("t", "failed", 10)
+    board.count("t", "ok", 10)
+
+    assert [(1, 1, 1)] == [(report.probes_ok, report.probes_failed, report.ok) for report in board.drain()]
+
+
 def test_waiting_traffic_is_told_while_the_circuit_is_not_closed(board: Board, clock: ManualClock) -> None:
     """At once, again every second, and when it is over; a refused call waits for a while too."""
     board.waiting("t", True)

@@ -151,6 +151,13 @@ class CircuitMachine(RuleBasedStateMachine):
             if call.leave.lease:
                 self.used[call.leave.lease] -= 1
 
+    @rule(number=workers, kind=kinds)
+    def count(self, number: int, kind: Kind) -> None:
+        """Something ended that nobody had asked for: it is counted, whatever the circuit says."""
+        worker = self.workers[number]
+        worker.board.count("t", kind, 1_000)
+        worker.expected += 1
+
     @rule(number=workers)
     def lose(self, number: int) -> None:
         """Calls that never come back."""
