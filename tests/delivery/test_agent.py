@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streams.app import App
+from streams.clock import SYSTEM_CLOCK
 from streams.delivery.route import Route
 from streams.demo.v1.device_pb2 import DeviceState
+from streams.transport.log import Log
 from streams.v1.patch_pb2 import Patch
 from tests.contract.site import Site, changes, history
 from tests.zoo import Delivery, Receiver, Refusal, failing
@@ -225,3 +228,29 @@ async def test_a_long_outage_with_little_traffic_dead_letters_nothing(site: Site
             await site.until(lambda: b"d-1" in held(receiver), serving)
 
         assert [] == await site.read(site.dead_letters)
+
+
+async def test_a_new_target_of_an_old_log_gets_a_snapshot_of_every_key(tmp_path: Path, seed: int) -> None:
+    """Patches from before the log's start are gone: a target without progress is brought level by snapshots alone."""
+    site = Site(f"embedded://{tmp_path}/log", tmp_path)
+    states = history(seed, events=100)
+    short: dict[str, object] = {"embedded.retention_ms": 1_000}
+    await site.create()
+    app = worker(site, short)
+    async with site.running(app) as serving:
+        await site.send(states)
+        await site.records(site.patches, sum(changes(states).values()), serving)
+    await asyncio.sleep(1.5)
+    with Log.shared(tmp_path / "log") as log:
+        while log.maintain(SYSTEM_CLOCK.now_ms(), 10_000, everything=True):
+            pass
+        assert any(log.start(site.patches, partition) for partition in range(3))
+
+    async with Receiver(DeviceState) as receiver:
+        app = worker(site, billing={"url": receiver.url})
+        async with site.running(app) as serving:
+            await level(site, receiver, states, serving)
+            await site.until(lambda: not route(app, "billing").lanes.pending_records, serving)
+
+        assert receiver.patches <= 2 * len(final(states))
+        assert 0 == receiver.stale
