@@ -42,6 +42,8 @@ class Taker(Protocol):
     name: str
     room: asyncio.Event
     """Set while more may come in."""
+    lagging: bool
+    """A reader of its own feeds it: what it has not read yet conflates as it comes."""
 
     def take(self, partition: int, records: Records, start: int) -> None:
         """Takes records from `start` on; older ones were taken before."""
@@ -166,11 +168,14 @@ class Feed:
         lagging = self._lagging[taker.name]
         while True:
             await lagging.wait()
+            taker.lagging = True
             try:
                 await self._follow(taker)
             except TransportError as error:
                 log.warning("target %s: its own reader of %s starts anew: %s", taker.name, self.topic, error)
                 await asyncio.sleep(RETRY_PAUSE_S)
+            finally:
+                taker.lagging = False
 
     async def _follow(self, taker: Taker) -> None:
         held = self.lag(taker.name)  # what the follower reads, and where it stands

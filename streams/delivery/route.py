@@ -46,7 +46,6 @@ class Route:
         self.room = asyncio.Event()
         self.room.set()
         self.lagging = False
-        """Its own reader feeds it: the feed says so."""
         self._attempts = attempts
         self._stale = stale
         self._board = board
@@ -54,6 +53,7 @@ class Route:
         self._wake = asyncio.Event()
         self._waiting_since_s: float | None = None  # when the oldest patch came that no request has taken
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: Exception | None = None  # of a request's own making, which nobody expected
         self._room_records = target.batch_records_max * (target.concurrency + ROOM_BATCHES)
         rate = target.rate_per_second_max
         self._limiter = AsyncLimiter(max(1, rate), 1.0) if rate else None
@@ -92,10 +92,12 @@ class Route:
     # -- sending ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Sends whatever may leave, whenever it may; never returns."""
+        """Sends whatever may leave, whenever it may; never returns. Raises what went wrong within a request."""
         try:
             while True:
                 self._wake.clear()
+                if self._failure is not None:
+                    raise self._failure
                 wait_s = await self._send()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
@@ -148,6 +150,8 @@ class Route:
         except asyncio.CancelledError:
             self.lanes.put_back(batch)
             raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, `run` raises it and the worker ends with it
+            self._failure = error
         finally:
             task = asyncio.current_task()
             if task is not None:
