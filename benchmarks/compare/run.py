@@ -54,6 +54,7 @@ def run(system: System, broker: str, workload: Workload) -> Figures:
     for name, error in admin.create_topics([(output, pipeline.PARTITIONS, 1, {})], ADMIN_TIMEOUT_MS):
         if error is not None:
             raise RunError(f"topic {name} was not created: {error}")
+    environment.CACHE.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{group}-", dir=environment.CACHE))
     try:
         task = [servers(broker), source, output, group, str(workload.events), str(_made(folder / "state"))]

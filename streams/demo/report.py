@@ -96,7 +96,7 @@ class Report:
         table.add_row(
             "delivered by HTTP",
             f"{self.http_patches:,}",
-            f"in {self.http_requests:,} requests, to a receiver that was away for {self.http_away_seconds:.1f} s",
+            f"in {self.http_requests:,} requests; the receiver was away for {self.http_away_seconds:.1f} s",
         )
         share = self.conflated / self.patches if self.patches else 0
         table.add_row(
@@ -120,7 +120,7 @@ class Report:
 
     def _verdict(self) -> tuple[Text, str]:
         if self.verified:
-            return Text("yes", "bold green"), "both receivers hold bit for bit what a plain replay does"
+            return Text("yes", "bold green"), "both receivers, bit for bit, by a plain replay"
         differing = self.differences + self.http_differences
         return Text("NO", "bold red"), f"{differing:,} aircraft of the two receivers differ from a plain replay"
 

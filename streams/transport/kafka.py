@@ -295,6 +295,18 @@ class Transport(driver.Transport):
         except KafkaError as error:
             raise named(error, f"end of {topic}/{partition}") from error
 
+    @override
+    async def _create_topic(self, *args: Any, **kwargs: Any) -> None:
+        """As Faust does for its own topics, but a broker that is not there yet is waited for: it ended the worker."""
+        while True:
+            try:
+                return await super()._create_topic(*args, **kwargs)
+            except ProtocolError as error:
+                if not error.retriable or self.app.should_stop:
+                    raise
+                self.reasons["topics"] = f"broker unreachable: {error!r}"
+            await asyncio.sleep(TOPIC_POLL_S)
+
     def refresh_tokens(self) -> None:
         """Gives every native client a current token; nothing to do without OAUTHBEARER. Blocks."""
         if not self.credentials.uses_token:

@@ -21,6 +21,11 @@ GOOD = Report(
     compressed_patch_bytes=4_248_093,
     seconds=8.0,
     differences=0,
+    http_patches=16_324,
+    http_requests=76,
+    http_refused=31,
+    http_away_seconds=4.5,
+    http_differences=0,
     broker="embedded://log",
 )
 
@@ -36,9 +41,10 @@ def shown(report: Report) -> str:
 def test_the_table_says_everything_in_a_dozen_lines() -> None:
     """Every promised figure has its line, with its unit."""
     text = shown(GOOD)
-    for part in ("56,012", "2,695", "53,317", "156.0 MB", "41.5 MB", "22.3 MB", "4.2 MB", "36.7 times", "7,002", "yes"):
+    for part in ("56,012", "2,695", "53,317", "156.0 MB", "41.5 MB", "22.3 MB", "4.2 MB", "36.7 times", "7,002", "16,324", "36,993",
+                 "69%", "yes"):  # fmt: skip
         assert part in text
-    assert len(text.splitlines()) == 9, "no line is folded in a narrow terminal"
+    assert len(text.splitlines()) == 11, "no line is folded in a narrow terminal"
 
 
 def test_a_difference_is_shown_and_not_verified() -> None:

@@ -31,6 +31,7 @@ def test_killed_workers_repeat_little_and_lose_nothing(kafka: Broker, tmp_path: 
         assert 0 == billing.stale
 
 
+@pytest.mark.full
 def test_partitions_move_between_workers_that_deliver(kafka: Broker, tmp_path: Path, seed: int) -> None:
     """A second worker joins and the first one leaves cleanly: progress moves with the partitions."""
     with Receivers("billing") as receivers, Run(kafka, tmp_path, seed) as run:

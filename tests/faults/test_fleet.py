@@ -54,6 +54,7 @@ def wait(condition: Callable[[], object], what: str) -> float:
     return time.monotonic() - began_s
 
 
+@pytest.mark.full
 def test_three_workers_share_a_circuit_and_its_owner_is_killed(kafka: Broker, tmp_path: Path, seed: int) -> None:
     """60 % errors open it everywhere, trials stay within their budget, the owner's death breaks nothing, it closes."""
     with Receivers("shaky", "well") as receivers, Run(kafka, tmp_path, seed) as run:
@@ -89,6 +90,7 @@ def test_three_workers_share_a_circuit_and_its_owner_is_killed(kafka: Broker, tm
         assert 0 == shaky.changed
 
 
+@pytest.mark.full
 def test_a_worker_with_trouble_of_its_own_trips_alone(kafka: Broker, tmp_path: Path, seed: int) -> None:
     """One of three workers cannot reach a target that the others reach: its own circuit opens, the fleet's does not."""
     with Receivers("billing") as receivers, Run(kafka, tmp_path, seed) as run:
