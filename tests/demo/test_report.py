@@ -41,8 +41,8 @@ def shown(report: Report) -> str:
 def test_the_table_says_everything_in_a_dozen_lines() -> None:
     """Every promised figure has its line, with its unit."""
     text = shown(GOOD)
-    for part in ("56,012", "2,695", "53,317", "156.0 MB", "41.5 MB", "22.3 MB", "4.2 MB", "36.7 times", "7,002", "16,324", "36,993",
-                 "69%", "yes"):  # fmt: skip
+    sizes = ("156.0 MB", "41.5 MB", "22.3 MB", "4.2 MB", "36.7 times")
+    for part in ("56,012", "2,695", "53,317", *sizes, "16,324", "36,993", "69%", "7,002", "yes"):
         assert part in text
     assert len(text.splitlines()) == 11, "no line is folded in a narrow terminal"
 
