@@ -15,6 +15,7 @@ from tests.faults.run import Run
 pytestmark = pytest.mark.faults
 
 
+@pytest.mark.full
 def test_killed_workers_repeat_little_and_lose_nothing(kafka: Broker, tmp_path: Path, seed: int, kills: int) -> None:
     """Kill -9 at random moments: every receiver ends level; what comes again has the same bytes under the same key."""
     chance = random.Random(seed)

@@ -20,7 +20,8 @@ MOVED_S = SESSION_MS / 1000 + 4
 """A silent worker's partitions are another's by then."""
 
 
-@pytest.mark.parametrize(("state", "guarantee"), cases(KINDS[:1], KINDS[1:]))
+@pytest.mark.full
+@pytest.mark.parametrize(("state", "guarantee"), KINDS)
 def test_workers_join_and_leave(kafka: Broker, tmp_path: Path, seed: int, state: str, guarantee: str) -> None:
     """A second and a third worker join; one leaves cleanly, one is killed; the last one has everything."""
     with Run(kafka, tmp_path, seed, state=state, guarantee=guarantee) as run:
@@ -54,8 +55,9 @@ def test_a_standby_takes_over(kafka: Broker, tmp_path: Path, seed: int, state: s
         run.finish()
 
 
-@pytest.mark.parametrize("busy", cases([True], [False]))
-@pytest.mark.parametrize("state", cases(["memory"], ["rocksdb"]))
+@pytest.mark.full
+@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("state", ["memory", "rocksdb"])
 def test_a_frozen_worker_comes_back(kafka: Broker, tmp_path: Path, seed: int, state: str, busy: bool) -> None:
     """A worker frozen past its session, while another works on its partitions, commits nothing more of its own.
 
@@ -125,6 +127,7 @@ def test_an_agent_that_raises(kafka: Broker, tmp_path: Path, seed: int) -> None:
         assert not findings.counts, str(findings)
 
 
+@pytest.mark.full
 def test_snapshots_do_not_overtake_a_slow_agent(kafka: Broker, tmp_path: Path, seed: int) -> None:
     """A row never goes ahead of its patch: not with the answer to a request either, while another agent is slow."""
     copies = f"copies-{seed:08x}"
