@@ -128,6 +128,7 @@ class Fleet:
         breaker, before = self._breaker, self._breaker.epoch
         self._look(now_ms)
         if breaker.state is State.HALF_OPEN:
+            self._give_up_lost(now_ms, chance)
             breaker.tick(now_ms, chance)
         elif breaker.state is State.OPEN:
             self._try(now_ms, chance)
@@ -250,6 +251,15 @@ class Fleet:
         if self._triers and not any(each.left for each in self._triers.values()):
             breaker.end_trial(now_ms, chance)
         return self._after(before, now_ms)
+
+    def _give_up_lost(self, now_ms: int, chance: float) -> None:
+        """HALF_OPEN: a worker that holds a lease is heard every second; of one that is gone no result will come."""
+        for trier in self._triers.values():
+            reporter = self._reporters.get(trier.reporter)
+            if reporter is None or not _within(reporter.heard_ms, WAITING_EXPIRES_MS, now_ms):
+                trier.left = 0
+        if self._triers and not any(each.left for each in self._triers.values()):
+            self._breaker.end_trial(now_ms, chance)
 
     def _after(self, epoch: int, now_ms: int) -> bool:
         """Numbers a record where the circuit has changed its state since that epoch."""

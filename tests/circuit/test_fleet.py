@@ -223,16 +223,28 @@ def test_a_lease_that_is_not_used_up_is_given_back() -> None:
 
 
 def test_lost_probes_expire() -> None:
-    """Nothing came: open again, for the first open time, since nothing was learned."""
+    """Nothing came of a worker that is still there: open again, for the first open time: nothing was learned."""
     fleet = on_trial("a")
     end_ms = SETTINGS.open_ms + SETTINGS.half_open_ms_max
-    assert not fleet.tick(end_ms - 1, MIDDLE)
+    assert not fleet.fold(report("a", fleet, waiting=True), end_ms - 1, MIDDLE)
     assert fleet.tick(end_ms, MIDDLE)
 
     told = fleet.record(end_ms)
     assert (Circuit.OPEN, "trial-expired", 5_000, 1, 0) == (
         told.state, told.reason, told.open_ms, told.trips, len(told.leases),
     )  # fmt: skip
+
+
+def test_a_dead_workers_lease_is_not_waited_for() -> None:
+    """One of two was killed with its lease: what the other one found decides, five seconds after the last word."""
+    fleet = on_trial("a", "b", failed=40)
+    lease = next(lease for lease in fleet.record(SETTINGS.open_ms).leases if lease.reporter == "a")
+    now_ms = SETTINGS.open_ms + 1
+    fleet.fold(report("a", fleet, lease=lease.id, probes_ok=lease.probes, waiting=True), now_ms, MIDDLE)
+    assert "HALF_OPEN" == state(fleet)[0]
+    fleet.fold(report("a", fleet, waiting=True), now_ms + 5_000, MIDDLE)
+
+    assert ("CLOSED", "trial-ok") == state(fleet)
 
 
 def test_leases_are_never_given_twice() -> None:
