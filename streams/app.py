@@ -29,7 +29,7 @@ from streams.sync.topics import SyncTopics, check_counts
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema, ChunkStream
 from streams.transport.credentials import Credentials
-from streams.worker import Guarded, by_topic, create_topics, restore
+from streams.worker import Guarded, by_topic, create_topics, drain, restore
 
 __all__ = ["App"]
 
@@ -39,6 +39,8 @@ CHUNKS_QUEUED_MAX = 4
 """Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
 RESTORE_PAUSE_S = 1.0
 """Between two attempts to restore from a broker that is away."""
+PARTS_SHARE = 0.9
+"""Of the drain timeout; the rest is for the stores and for Python's own end."""
 TOKEN_CHECK_S = 5.0
 """How often a token is looked at; it is read again only when most of its life is over."""
 
@@ -112,6 +114,8 @@ class App(faust.App):
         Metrics(self, self.health).mount()
         self.failure: BaseException | None = None
         """What ended the worker, where something did."""
+        self.drained = False
+        """Whether every part stopped in time."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> App:
@@ -186,14 +190,21 @@ class App(faust.App):
             )
         return await self.guarded.lookup(target, path)
 
-    def run_worker(self, ready: Callable[[], None] | None = None) -> None:
+    def run_worker(self, ready: Callable[[], None] | None = None, stopping: Callable[[], None] | None = None) -> None:
         """Runs until SIGTERM, or SIGINT (raised as KeyboardInterrupt after the drain); raises what ended it otherwise.
 
-        `ready` is called once, when the first assignment has its state and its first fetch is on its way.
+        `ready` is called once, when the first assignment has its state and its first fetch is on its way; `stopping`
+        when the worker begins to end. A native call that waits for a broker can hold up the return for a minute.
         """
-        asyncio.run(self.serve(ready, handle_signals=True))
+        asyncio.run(self.serve(ready, stopping, handle_signals=True))
 
-    async def serve(self, ready: Callable[[], None] | None = None, *, handle_signals: bool = False) -> None:
+    async def serve(
+        self,
+        ready: Callable[[], None] | None = None,
+        ending: Callable[[], None] | None = None,
+        *,
+        handle_signals: bool = False,
+    ) -> None:
         """As `run_worker`, inside a running event loop; cancel it to stop the worker."""
         loop = asyncio.get_running_loop()
         self.loop = loop
@@ -214,10 +225,12 @@ class App(faust.App):
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            if ending is not None:
+                ending()
             for task in (*waits, starting):
                 task.cancel()
             await asyncio.gather(*waits, starting, return_exceptions=True)
-            await self._drain()
+            self.drained = await drain(self, self.settings.app.drain_timeout_ms * PARTS_SHARE / 1000)
             for sync in self.syncs.values():
                 await asyncio.to_thread(sync.close)
         # A part that crashed takes its parents with it without asking them: mode keeps the reason in each of them.
@@ -226,19 +239,6 @@ class App(faust.App):
             raise failure
         if interrupted.is_set():
             raise KeyboardInterrupt
-
-    async def _drain(self) -> None:
-        """Stops every part within the drain timeout; an agent that is not done with its event by then is left."""
-        half_s = self.settings.app.drain_timeout_ms / 2000
-        stopping = asyncio.create_task(self.stop())
-        done, _ = await asyncio.wait([stopping], timeout=half_s)
-        if not done:
-            log.warning("agents have not finished within %.1f s: their events are read again after a restart", half_s)
-            self.consumer.give_up_waiting()
-            done, _ = await asyncio.wait([stopping], timeout=half_s)
-        if not done:
-            stopping.cancel()
-            log.warning("the worker has not stopped in time; what was not committed is read again after a restart")
 
     async def _keep_tokens(self) -> None:
         """Hands the native clients a new token before the old one expires; never returns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,7 +33,9 @@ from streams.sync.agent import Sync
 from streams.transport.follow import Follower, open_follower
 from streams.transport.tail import Positions
 
-__all__ = ["Guarded", "by_topic", "create_topics", "restore"]
+__all__ = ["Guarded", "by_topic", "create_topics", "drain", "restore"]
+
+log = logging.getLogger(__name__)
 
 BROKER = "broker"
 """The target that failed produces count for; nothing asks its circuit, which shows what every worker sees of it."""
@@ -245,3 +248,19 @@ async def restore(app: Any, sync: Sync, assignment: Iterable[Any], keep_going: C
         reasons.pop(reason, None)
     copies = {tp.partition for tp in app.assignor.assigned_standbys() if tp.topic == sync.topics.input}
     await asyncio.to_thread(sync.states.follow, copies - partitions)
+
+
+async def drain(app: Any, timeout_s: float) -> bool:
+    """Stops every part; an agent that is not done with its event after half of the time is left. False: not all did."""
+    stopping = asyncio.create_task(app.stop())
+    done, _ = await asyncio.wait([stopping], timeout=timeout_s / 2)
+    if not done:
+        log.warning(
+            "agents have not finished within %.1f s: their events are read again after a restart", timeout_s / 2
+        )
+        app.consumer.give_up_waiting()
+        done, _ = await asyncio.wait([stopping], timeout=timeout_s / 2)
+    if not done:
+        stopping.cancel()
+        log.warning("the worker has not stopped in time; what was not committed is read again after a restart")
+    return bool(done)

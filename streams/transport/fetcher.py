@@ -29,6 +29,8 @@ FETCH_WAIT_MS = 200
 METADATA_TIMEOUT_MS = 10_000
 COMMITTED_TIMEOUT_MS = 60_000
 """Stable committed offsets wait for a predecessor's open transaction; longer than any transaction timeout in use."""
+COMMITTED_STEP_MS = 5_000
+"""One question for them: a worker that is to stop does not wait for the answer to a longer one."""
 BEGINNING, END = -2, -1
 """librdkafka's names for the two ends of a partition."""
 
@@ -242,10 +244,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         wanted = [(tp.topic, tp.partition) for tp in tps]
         if not wanted:
             return {}
-        try:
-            found = await self._run(self.native.committed, wanted, COMMITTED_TIMEOUT_MS)
-        except KafkaError as error:
-            raise named(error, "committed offsets") from error
+        for left_ms in range(COMMITTED_TIMEOUT_MS - COMMITTED_STEP_MS, -1, -COMMITTED_STEP_MS):
+            try:
+                found = await self._run(self.native.committed, wanted, COMMITTED_STEP_MS)
+                break
+            except KafkaError as error:
+                if error.code != "_TIMED_OUT" or not left_ms or self.should_stop:
+                    raise named(error, "committed offsets") from error
         return {TP(topic, partition): offset if offset >= 0 else None for topic, partition, offset in found}
 
     @override

@@ -16,6 +16,7 @@ from tests.faults.run import DEVICES, SESSION_MS, Run, cases
 pytestmark = pytest.mark.faults
 
 KINDS = [("memory", "exactly_once"), ("rocksdb", "exactly_once"), ("memory", "at_least_once")]
+DRAIN_TIMEOUT_S = 10
 MOVED_S = SESSION_MS / 1000 + 4
 """A silent worker's partitions are another's by then."""
 
@@ -159,4 +160,22 @@ def test_the_broker_goes_and_comes(
         finally:
             kafka.start()
         time.sleep(2)
+        run.finish()
+
+
+@pytest.mark.parametrize("away_s", cases([0.0], [4.0]))
+def test_sigterm_while_the_broker_is_away(kafka: Broker, tmp_path: Path, seed: int, away_s: float) -> None:
+    """A worker that waits for its broker ends within its drain timeout all the same, and loses nothing."""
+    with Run(kafka, tmp_path, seed) as run:
+        worker = run.start("a")
+        time.sleep(1)
+        try:
+            kafka.kill()
+            time.sleep(away_s)
+            worker.process.send_signal(signal.SIGTERM)
+
+            assert worker.process.wait(DRAIN_TIMEOUT_S + 2) in (0, 1)
+        finally:
+            kafka.start()
+        run.start("a")
         run.finish()
