@@ -100,11 +100,11 @@ class Consumer(ChunkConsumer, driver.Consumer):
     @override
     async def on_stop(self) -> None:
         settings: Settings = self.transport.settings
-        await self.pipeline.drain(settings.app.drain_timeout_ms / 2000)
+        if not await self.pipeline.drain(settings.app.drain_timeout_ms / 2000):
+            self.log.warning("a transaction has not ended in time: its records are read again after a restart")
         self.epoch += 1
         await super().on_stop()
-        await self.pipeline.stop()
-        await asyncio.get_running_loop().run_in_executor(None, self.ledger.close)
+        await self.pipeline.stop(self.ledger.close)
 
     @override
     async def subscribe(self, topics: Iterable[str]) -> None:

@@ -16,6 +16,9 @@ from streams.transport.chunk import Chunk, Output, Participant
 
 __all__ = ["Ledger", "Pipeline", "Unit", "is_due"]
 
+CLOSE_TIMEOUT_S = 1.0
+"""Far above what it takes when the broker is there."""
+
 
 class Unit:
     """What moves in one transaction: outputs, the rows changed, and the input offsets behind them."""
@@ -126,12 +129,18 @@ class Pipeline:
         self._discards += 1
         self._open = Unit()
 
-    async def stop(self) -> None:
-        """Ends the committing task and its thread; what is not committed is forgotten."""
+    async def stop(self, close: Callable[[], None] | None = None) -> None:
+        """Ends the committing task and its thread; what is not committed is forgotten.
+
+        `close` is the thread's last work; where a commit cannot be interrupted it comes late, and is not waited for.
+        """
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if close is not None:
+            closing = asyncio.get_running_loop().run_in_executor(self._thread, close)
+            await asyncio.wait([closing], timeout=CLOSE_TIMEOUT_S)
         self._thread.shutdown(wait=False)
 
     async def run_in_thread(self, work: Callable[[], None]) -> None:
