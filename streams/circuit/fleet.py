@@ -204,9 +204,10 @@ class Fleet:
         seen = self._seen
         if self._breaker.judge(now_ms, seen, chance) or not any(each.exhausted for each in voters):
             return
-        # Attempts ran out at one of them: that needs no minimum count, but others' successes speak against it.
+        # Attempts ran out at one of them: that needs no minimum count, but others' successes speak against it, unless
+        # all of them are in trouble by now. Then the successes are of before, and the window would count them for long.
         succeeded = seen.ok + seen.slow > 0 and crossed(self._settings, seen) is None
-        if alone or not succeeded:
+        if alone or len(voters) == len(alive) or not succeeded:
             self._breaker.exhaust(now_ms, seen, chance)
 
     # -- trials -----------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ QUESTIONS = {
     "transport": "What do the transports carry, with no kernel between?",
     "pipeline": "How fast is the main job, on Kafka, outputs checked?",
     "delivery": "How fast do patches reach a receiver, and what does an outage cost?",
+    "circuits": "How soon do all workers know of a sick target, what does a long outage lose?",
     "lookups": "What does a look-up cost, and how many requests are saved?",
     "latency": "How long from an event to its patch, and at which load does it break?",
     "scaling": "What does an event cost as keys, messages, partitions and workers grow?",

@@ -136,6 +136,19 @@ def test_exhausted_needs_no_minimum_and_no_successes_of_others(
     assert (("OPEN", "exhausted") if trips else ("CLOSED", "")) == state(fleet)
 
 
+def test_what_succeeded_before_does_not_speak_for_a_target_that_nobody_reaches() -> None:
+    """Found by the benchmark: half a minute passed until the window had forgotten the successes before a failure."""
+    fleet = new()
+    for name in "abc":
+        fleet.fold(report(name, ok=100), 0, MIDDLE)
+    fleet.fold(report("a", failed=9, exhausted=True, over=True), 900, MIDDLE)
+    fleet.fold(report("b", failed=9, over=True), 1_000, MIDDLE)
+    assert ("CLOSED", "") == state(fleet)
+    fleet.fold(report("c", failed=9, exhausted=True, over=True), 1_100, MIDDLE)
+
+    assert ("OPEN", "exhausted") == state(fleet)
+
+
 def test_leases_share_the_budget_out() -> None:
     """5 % of what it tripped on, over those whose traffic waits; who begins is chance."""
     assert {"a": 2, "b": 2, "c": 1} == leases(on_trial("a", "b", "c"))
