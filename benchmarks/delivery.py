@@ -208,7 +208,7 @@ def deliver(broker: str, source: str, url: str, patches: int, datadir: str) -> d
             "patches_per_second": round(counts["patches"] / seconds),
             "cpu_us_per_patch": round(cpu / max(counts["patches"], 1) * 1e6, 2),
             "bytes_per_patch": round(counts["bytes"] / max(counts["patches"], 1), 1),
-            "resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "resident_mb": measure.peak_mb(),
         }
 
     return asyncio.run(measure())

@@ -141,6 +141,12 @@ def _lines(path: str) -> list[str]:
         return []
 
 
+def peak_mb() -> int:
+    """The most memory this process has had so far. Not `ru_maxrss`: that begins with what the parent had."""
+    status = next(line for line in _lines("/proc/self/status") if line.startswith("VmHWM"))
+    return int(status.split()[1]) >> 10
+
+
 def servers(broker: str) -> str:
     """The broker's address without our scheme, as librdkafka wants it."""
     return broker.removeprefix("kafka://")

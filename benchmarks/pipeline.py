@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -122,7 +121,7 @@ async def _measured(app: Any, sync: Any, events: int) -> Figures:
         "stages_us_per_event": {name: round(spent / done * 1e6, 3) for name, spent in stages.items()},
         "transactions": ledger.transactions,
         "counts": {name: count for name, count in sync.counts.items() if count},
-        "resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "resident_mb": measure.peak_mb(),
     }
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)

@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -92,7 +91,7 @@ def worker(broker: str, topic: str, app_id: str) -> Figures:
 
         async def measured() -> Figures:
             ready = asyncio.Event()
-            before, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+            before, cpu = measure.peak_mb(), time.process_time()
             serving = asyncio.create_task(app.serve(ready.set))
             await asyncio.wait([serving, asyncio.create_task(ready.wait())], return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
@@ -103,8 +102,8 @@ def worker(broker: str, topic: str, app_id: str) -> Figures:
                 "restore_seconds": round(seconds, 2),
                 "cpu_seconds": round(time.process_time() - cpu, 2),
                 "keys_per_second": round(keys / seconds) if seconds else 0,
-                "resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-                "resident_before_mb": round(before / 1024),
+                "resident_mb": measure.peak_mb(),
+                "resident_before_mb": before,
             }
             serving.cancel()
             await asyncio.gather(serving, return_exceptions=True)
