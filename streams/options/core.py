@@ -99,8 +99,8 @@ class TransactionSettings:
 
     interval_ms: int = option(
         100,
-        "a transaction is committed after so long",
-        "a commit takes 25-30 ms on a quiet broker; readers wait for it",
+        "a transaction is committed after so long at most, and after a quarter of it while commits are quick",
+        "under full load a commit takes most of it; readers wait for both",
         least=1,
     )
     records_max: int = option(

@@ -14,7 +14,13 @@ from typing import Protocol
 
 from streams.transport.chunk import Chunk, Output, Participant
 
-__all__ = ["Ledger", "Pipeline", "Unit", "is_due"]
+__all__ = ["Ledger", "Pipeline", "Unit", "interval", "is_due"]
+
+PATIENCE = 1.5
+"""A transaction is gathered for so many times as long as the last commit took. Measured at 50,000 events a second: 4
+keeps it at the longest interval, since more records take longer to commit; with 1.5 half of the time is waited."""
+SHORTEST_SHARE = 0.25
+"""Of the longest interval: a commit that takes next to nothing still costs the broker something."""
 
 CLOSE_TIMEOUT_S = 1.0
 """Far above what it takes when the broker is there."""
@@ -66,6 +72,11 @@ def is_due(*, records: int, age_s: float, interval_s: float, records_max: int, d
     return draining or records >= records_max or age_s >= interval_s
 
 
+def interval(longest_s: float, commit_s: float) -> float:
+    """How long a transaction is gathered after one whose commit took `commit_s`. Pure."""
+    return min(longest_s, max(longest_s * SHORTEST_SHARE, PATIENCE * commit_s))
+
+
 class Pipeline:
     """Gathers chunks and commits them, in order, one unit at a time."""
 
@@ -79,6 +90,7 @@ class Pipeline:
         on_failed: Callable[[Exception], Awaitable[None]],
     ) -> None:
         self.ledger = ledger
+        self.longest_s = interval_s
         self.interval_s = interval_s
         self.records_max = records_max
         self._on_committed = on_committed
@@ -179,8 +191,10 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         while True:
             unit = await self._next()
+            began = loop.time()
             try:
                 await loop.run_in_executor(self._thread, self.ledger.commit, unit)
+                self.interval_s = interval(self.longest_s, loop.time() - began)
                 await self._on_committed(unit)
             except Exception as error:  # noqa: BLE001 - whatever it is, uncommitted state must go before anything else
                 self.discard()
