@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.protobuf.message import Message
@@ -17,6 +17,7 @@ from streams.delivery.dictionary import Dictionaries
 from streams.delivery.feed import Feed
 from streams.delivery.http import Sender
 from streams.delivery.lane import Lanes
+from streams.delivery.retry import policy
 from streams.delivery.route import Route
 from streams.delivery.signature import signing_key
 from streams.delivery.stale import StaleKeys
@@ -78,7 +79,8 @@ class Workshop:
             await sender.prepare()
 
     def _route(self, order: Order, credentials: Credentials) -> tuple[Route, StaleKeys]:
-        settings, means = order.settings, self.means
+        settings = order.settings
+        means = replace(self.means, settings=policy(self.means.settings, settings))
         target = Target.of(settings, self.circuit, self.app_id)
         conflater = Conflater(MessageSchema(order.message).native)
         lanes = Lanes(

@@ -6,14 +6,15 @@ This is the one layer that tries again: the HTTP client sends everything once, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from streams.errors import FailureKind
+from streams.options import DeliverySettings, TargetSettings
 
-__all__ = ["Budget", "Verdict", "VerdictKind", "classify", "full_jitter_ms", "retry_after_ms"]
+__all__ = ["Budget", "Verdict", "VerdictKind", "classify", "full_jitter_ms", "policy", "retry_after_ms"]
 
 VerdictKind = Literal["ok", "stale", "gone", "transient", "throttled", "permanent", "auth"]
 """ok: taken. stale: taken, save the keys it names. gone: the receiver wants no more. transient: may go better later.
@@ -35,6 +36,9 @@ _HUNDREDS: dict[int, VerdictKind] = {2: "ok", 3: "transient", 4: "permanent", 5:
 """Of any other status. Redirects are not followed: a receiver that moved, or sends everybody to its login page, has not
 taken anything, and what it should have got is held until somebody corrects the URL. A status that HTTP does not have
 says nothing about what was sent."""
+
+OWN = ("attempts_max", "retry_time_ms_max", "backoff_ms", "backoff_ms_max", "key_retry_ms_max")
+"""What a target may say of its own retries."""
 
 _DOUBLINGS_MAX = 30
 """A pause is capped long before; the exponent must not grow without bound."""
@@ -96,6 +100,11 @@ def full_jitter_ms(base_ms: int, most_ms: int, attempt: int, chance: float) -> i
     back apart.
     """
     return int(min(base_ms << min(max(attempt - 1, 0), _DOUBLINGS_MAX), most_ms) * chance)
+
+
+def policy(shared: DeliverySettings, target: TargetSettings) -> DeliverySettings:
+    """How this target is tried again: as in `[delivery]`, but for what it says of its own."""
+    return replace(shared, **{name: value for name in OWN if (value := getattr(target, name))})
 
 
 class Budget:

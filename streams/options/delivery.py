@@ -146,6 +146,13 @@ class TargetSettings:
         0, "a success that takes longer counts as slow; 0: two thirds of timeout_ms", "before time-outs do", least=0
     )
     rate_per_second_max: int = option(0, "requests a second; 0: no limit", least=0)
+    attempts_max: int = option(0, "attempts of one request; 0: as in [delivery]", least=0, most=100)
+    retry_time_ms_max: int = option(0, "and the time they may take together; 0: as in [delivery]", least=0)
+    backoff_ms: int = option(0, "bound of the first pause; 0: as in [delivery]", least=0)
+    backoff_ms_max: int = option(0, "bound of every pause; 0: as in [delivery]", least=0)
+    key_retry_ms_max: int = option(
+        0, "a key that alone fails is a dead letter after this; 0: as in [delivery]", least=0
+    )
     snapshots_per_second_max: int = option(
         50, "snapshots asked for a second, for this target", "a lost receiver does not flood the owner", least=1
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import get_args
@@ -11,9 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.delivery.retry import RETRY_AFTER_MS_MAX, Budget, Verdict, classify, full_jitter_ms, retry_after_ms
+from streams.delivery.retry import (
+    OWN,
+    RETRY_AFTER_MS_MAX,
+    Budget,
+    Verdict,
+    classify,
+    full_jitter_ms,
+    policy,
+    retry_after_ms,
+)
 from streams.errors import FailureKind
 from streams.http import HttpClient, HttpFailure
+from streams.options import DeliverySettings, TargetSettings
 from tests.zoo import Zoo
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -212,3 +223,14 @@ async def test_the_zoo_is_classed() -> None:
             assert asked.get(name, 0) - 10 <= verdict.retry_after_ms / 1_000 <= asked.get(name, 0)
 
     assert wanted == found
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_target_may_have_a_policy_of_its_own(name: str) -> None:
+    """One number of its own leaves the others those of all targets."""
+    shared = DeliverySettings(attempts_max=7, backoff_ms=11, key_retry_ms_max=5_000)
+    own = policy(shared, TargetSettings(**{name: 3}))
+
+    assert 3 == getattr(own, name)
+    assert shared == replace(own, **{name: getattr(shared, name)})
+    assert shared == policy(shared, TargetSettings())
