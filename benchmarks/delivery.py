@@ -279,7 +279,7 @@ async def _endure(app: Any, broker: str, source: str, plan: Plan) -> dict[str, A
     routes = {route.name: route for route in app.guarded.deliveries.routes}
     board, feed = app.guarded.board, app.guarded.deliveries.feeds[f"{source}.patches"]
     well, sick = routes["well"], routes["sick"]
-    loading = asyncio.create_task(asyncio.to_thread(_load, broker, source, plan))
+    loading = asyncio.create_task(asyncio.to_thread(load, broker, source, plan))
     memory_mb: list[int] = []
     pending: list[int] = []
     counts = [well.counts["patches"]]
@@ -326,7 +326,7 @@ async def _endure(app: Any, broker: str, source: str, plan: Plan) -> dict[str, A
     }
 
 
-def _load(broker: str, source: str, plan: Plan) -> None:
+def load(broker: str, source: str, plan: Plan) -> None:
     """Writes the events at an even rate, a tenth of a second's worth at a time."""
     writer = open_writer(broker, WriterOptions())
     step = max(1, int(plan.events_per_second * STEP_S))

@@ -53,6 +53,7 @@ PLAN = (
     Part("lookups", 3),
     Part("delivery", 2, on_broker=True),
     Part("delivery", 3, ("--outage",), on_broker=True),
+    Part("zoo", 5),
     Part("circuits", 16, on_broker=True),
     Part("scaling", 25, on_broker=True),
 )

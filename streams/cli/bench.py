@@ -25,6 +25,7 @@ QUESTIONS = {
     "pipeline": "How fast is the main job, on Kafka, outputs checked?",
     "delivery": "How fast do patches reach a receiver, and what does an outage cost?",
     "circuits": "How soon do all workers know of a sick target, what does a long outage lose?",
+    "zoo": "Does a healthy receiver keep its rate beside each kind of sick one?",
     "lookups": "What does a look-up cost, and how many requests are saved?",
     "latency": "How long from an event to its patch, and at which load does it break?",
     "scaling": "What does an event cost as keys, messages, partitions and workers grow?",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from benchmarks import compression, everything, idle, kernel, latency, measure, scaling, state, transport
+from benchmarks import compression, everything, idle, kernel, latency, measure, scaling, state, transport, zoo
 from tests.broker import Broker
 
 
@@ -99,3 +99,10 @@ def test_scaling(kafka: Broker, capsys: pytest.CaptureFixture[str]) -> None:
     (case,) = found["cases"]
     assert (True, "rocksdb", "duplicates 0.50") == (case["complete"], case["state"], case["case"])
     assert all(point.load.total * point.load.record_bytes <= scaling.INPUT_BYTES_MAX for point in scaling.points())
+
+
+def test_zoo(capsys: pytest.CaptureFixture[str]) -> None:
+    """The healthy receiver gets everything beside a sick one of each kind."""
+    found = figures(zoo.main, capsys)
+
+    assert [f"beside {kind}" for kind in (zoo.HEALTHY, *zoo.SMALL_KINDS)] == [case["case"] for case in found["cases"]]
