@@ -34,8 +34,9 @@ PAUSE_S_MAX = 0.01
 """A chunk costs half a millisecond, however few records it has: after a fetch of less than a quarter of one, the next
 waits for a tenth of the time in which a transaction is gathered, and never for longer than a reader would notice."""
 METADATA_TIMEOUT_MS = 10_000
-COMMITTED_TIMEOUT_MS = 60_000
-"""Stable committed offsets wait for a predecessor's open transaction; longer than any transaction timeout in use."""
+COMMITTED_TIMEOUT_MS = 30_000
+"""Stable committed offsets wait for a predecessor's open transaction: it lasts 15 s, and the broker looks for those
+that are over each 10 s. Then it is said why nothing goes on, and asked again."""
 COMMITTED_STEP_MS = 5_000
 """One question for them: a worker that is to stop does not wait for the answer to a longer one."""
 BEGINNING, END = -2, -1

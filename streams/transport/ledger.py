@@ -19,9 +19,10 @@ from streams.transport.pipeline import Unit
 
 __all__ = ["KafkaLedger", "Member", "named"]
 
-FLUSH_TIMEOUT_MS = 60_000
-"""The broker is given this long to acknowledge a transaction's records; librdkafka gives up at the transaction's own
-timeout, which is shorter."""
+FLUSH_TIMEOUT_MS = 30_000
+"""The broker is given this long to acknowledge outputs; half of the time after which a worker without progress ends."""
+FLUSH_ROOM_MS = 1_000
+"""A transaction is aborted by the broker at its own timeout: longer than that its records are not waited for."""
 END_TIMEOUT_MS = 30_000
 """For one attempt to send offsets or to end a transaction."""
 COMMIT_ATTEMPTS = 3
@@ -71,6 +72,7 @@ class KafkaLedger:
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": str(transaction_timeout_ms),
             }
+        self._flush_ms = FLUSH_TIMEOUT_MS if transactional_id is None else transaction_timeout_ms + FLUSH_ROOM_MS
         self._topics = {name: dict(settings) for name, settings in topics.items()}
         self.exactly_once = transactional_id is not None
         self._member = member
@@ -160,7 +162,7 @@ class KafkaLedger:
     def _produce_outputs(self, producer: KafkaProducer, unit: Unit) -> None:
         began = time.perf_counter()
         for topic, partition, records in unit.outputs:
-            producer.produce(topic, partition, records, FLUSH_TIMEOUT_MS)
+            producer.produce(topic, partition, records, self._flush_ms)
         self.seconds["produce"] += time.perf_counter() - began
 
     def _produce_changelog(self, producer: KafkaProducer, unit: Unit) -> None:
@@ -169,7 +171,7 @@ class KafkaLedger:
             rows = participant.changelog(participant.committed_mark, mark)
             middle = time.perf_counter()
             if rows is not None:
-                producer.produce(rows.topic, rows.partition, rows.records, FLUSH_TIMEOUT_MS)
+                producer.produce(rows.topic, rows.partition, rows.records, self._flush_ms)
             self.seconds["changelog"] += middle - began
             self.seconds["produce"] += time.perf_counter() - middle
 
@@ -179,5 +181,5 @@ class KafkaLedger:
 
     def _flush(self, producer: KafkaProducer) -> None:
         began = time.perf_counter()
-        producer.flush(FLUSH_TIMEOUT_MS)
+        producer.flush(self._flush_ms)
         self.seconds["flush"] += time.perf_counter() - began
