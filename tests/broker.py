@@ -58,7 +58,7 @@ group.min.session.timeout.ms=1000
 # A dead worker's open transaction is aborted at its timeout, not up to ten seconds later.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 controlled.shutdown.enable=false
-# On two busy cores the controller has been seen to stand still for five seconds; with a shorter session it gives its only
+# The controller has been seen to stand still for five seconds on two busy cores; in a shorter session it gives its only
 # broker up meanwhile, and no partition has a leader. A node that comes back waits until its former self is given up.
 broker.session.timeout.ms=9000
 broker.heartbeat.interval.ms=1000
