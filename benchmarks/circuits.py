@@ -108,15 +108,6 @@ def worker(broker: str, topic: str, app_id: str, url: str) -> None:
     from streams import settings
     from streams.app import App
 
-    async def serve() -> None:
-        serving = asyncio.create_task(app.serve(lambda: print("ready", flush=True)))
-        ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-        await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            await serving
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-
     def changed(target: str, _before: str, state: str, reason: str) -> None:
         if target == TARGET:
             print(json.dumps({"state": state, "at_s": time.monotonic(), "reason": reason}), flush=True)
@@ -129,7 +120,7 @@ def worker(broker: str, topic: str, app_id: str, url: str) -> None:
         app.target(TARGET, source=topic, url=url, allow_private=True)
         assert app.guarded is not None
         app.guarded.board.on_change.append(changed)
-        asyncio.run(serve())
+        asyncio.run(measure.serve_until_told(app))
 
 
 class Member:

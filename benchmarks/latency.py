@@ -128,19 +128,10 @@ def worker(broker: str, topic: str, app_id: str, guarantee: str, interval_ms: in
     if interval_ms:
         given["transaction.interval_ms"] = interval_ms
 
-    async def serve() -> None:
-        serving = asyncio.create_task(app.serve(lambda: print("ready", flush=True)))
-        ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-        await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            await serving
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
-
     with tempfile.TemporaryDirectory() as datadir:
         app = App(app_id, settings=settings.read(flags={**given, "app.datadir": datadir}), web_enabled=False)
         app.sync(topic, DeviceState, output=f"{app_id}.patches", format="plain", sequence="none")
-        asyncio.run(serve())
+        asyncio.run(measure.serve_until_told(app))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ that has to be the same each time.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import gc
 import json
@@ -185,6 +186,17 @@ def progress(name: str, total: int) -> Iterator[Step]:
             show(done)
 
         yield step
+
+
+async def serve_until_told(app: Any) -> None:
+    """Runs an app, says `ready` on standard output when it is, and stops it when standard input ends."""
+    serving = asyncio.create_task(app.serve(lambda: print("ready", flush=True)))
+    ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        await serving
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
 
 
 def child(module: str, arguments: Sequence[str], timeout_s: float) -> Figures:

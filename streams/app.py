@@ -116,6 +116,8 @@ class App(faust.App):
         """What ended the worker, where something did."""
         self.drained = False
         """Whether every part stopped in time."""
+        self.interrupted = False
+        """Whether Ctrl-C ended the worker."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> App:
@@ -190,13 +192,13 @@ class App(faust.App):
             )
         return await self.guarded.lookup(target, path)
 
-    def run_worker(self, ready: Callable[[], None] | None = None, stopping: Callable[[], None] | None = None) -> None:
+    def run_worker(self, ready: Callable[[], None] | None = None, ending: Callable[[], None] | None = None) -> None:
         """Runs until SIGTERM, or SIGINT (raised as KeyboardInterrupt after the drain); raises what ended it otherwise.
 
-        `ready` is called once, when the first assignment has its state and its first fetch is on its way; `stopping`
+        `ready` is called once, when the first assignment has its state and its first fetch is on its way; `ending`
         when the worker begins to end. A native call that waits for a broker can hold up the return for a minute.
         """
-        asyncio.run(self.serve(ready, stopping, handle_signals=True))
+        asyncio.run(self.serve(ready, ending, handle_signals=True))
 
     async def serve(
         self,
@@ -225,6 +227,7 @@ class App(faust.App):
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self.interrupted = interrupted.is_set()
             if ending is not None:
                 ending()
             for task in (*waits, starting):
@@ -237,7 +240,7 @@ class App(faust.App):
         failure = self.failure or self._crash_reason
         if failure is not None:
             raise failure
-        if interrupted.is_set():
+        if self.interrupted:
             raise KeyboardInterrupt
 
     async def _keep_tokens(self) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streams.cli import flags, supervisor
-from streams.errors import EXIT_DONE, EXIT_FAILED, Finding, SettingsError
+from streams.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Finding, SettingsError, StreamsError
 from streams.settings import CommandLine, Settings, read
 
 if TYPE_CHECKING:
@@ -63,7 +63,11 @@ def command(
     if child:
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     Path(settings.app.datadir).mkdir(parents=True, exist_ok=True)
-    app.run_worker(ready=lambda: click.echo(_ready_line(settings)), stopping=lambda: _end_in_time(app))
+    returned = threading.Event()
+    try:
+        app.run_worker(ready=lambda: click.echo(_ready_line(settings)), ending=lambda: _end_in_time(app, returned))
+    finally:
+        returned.set()
     return 0
 
 
@@ -152,27 +156,36 @@ def _child(
     return [sys.executable, "-m", "streams.cli", "worker", "--child", *arguments]
 
 
-def _end_in_time(app: App) -> None:
+def _end_in_time(app: App, returned: threading.Event) -> None:
     """Ends the process when the drain timeout is over, whatever it waits for.
 
     librdkafka's calls cannot be interrupted, and Python waits for the threads that are in one: without a broker, that
-    is for minutes. What they hold is not committed, and is read again after a restart.
+    is for minutes. What they hold is not committed, and is read again after a restart. `returned`: the worker has, and
+    what ended it was said.
     """
     timeout_ms = app.settings.app.drain_timeout_ms
 
     def end() -> None:
-        waits = f"calls to the broker had not returned {timeout_ms} ms after the worker began to stop"
-        if app.failure is not None:
-            click.echo(f"{app.failure}\n{waits}", err=True)
-        elif not app.drained:
-            click.echo(f"{waits}: what was not committed is read again after a restart", err=True)
+        if not returned.is_set():
+            why = f"{app.failure}; " if app.failure is not None else ""
+            waits = f"calls to the broker had not returned {timeout_ms} ms after the worker began to stop"
+            click.echo(f"error: {why}{waits}: what was not committed is read again after a restart", err=True)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(EXIT_DONE if app.drained and app.failure is None else EXIT_FAILED)
+        os._exit(_code(app))
 
     timer = threading.Timer(timeout_ms / 1000, end)
     timer.daemon = True
     timer.start()
+
+
+def _code(app: App) -> int:
+    """The exit code of a worker that was ended: what it would have been, or that not every part had stopped."""
+    if isinstance(app.failure, StreamsError):
+        return app.failure.exit_code
+    if app.failure is not None or not app.drained:
+        return EXIT_FAILED
+    return EXIT_INTERRUPTED if app.interrupted else EXIT_DONE
 
 
 def _end_with_parent() -> None:
