@@ -215,8 +215,7 @@ class App(faust.App):
         if handle_signals:
             loop.add_signal_handler(signal.SIGTERM, stopping.set)
             loop.add_signal_handler(signal.SIGINT, interrupted.set)
-        # Starting ends only when every part has started, and a part may be waiting for a topic or a broker: a signal
-        # must not wait for that.
+        # Starting ends when every part has started, and a part may wait for a topic: a signal must not wait for that.
         starting = loop.create_task(self.start())
         waits = [
             loop.create_task(stopping.wait()),
@@ -307,6 +306,11 @@ class App(faust.App):
             await self.guarded.close()
         await super().on_stop()
 
+    @override
+    async def _stop_consumer(self) -> None:
+        if not self.crashed:  # threads end by themselves then, and answer nobody
+            await super()._stop_consumer()
+
     def _declare(self, admin: Any, existing: Mapping[str, int]) -> Iterable[str]:
         """Creates the topics of each sync whose source exists. Runs in a thread, again until nothing is missing."""
         waiting: list[str] = []
@@ -362,7 +366,7 @@ class App(faust.App):
                 except TransportError as error:
                     if not error.retriable:
                         raise
-                    self._give_reason("restore", str(error))
+                    self.transport.reasons["restore"] = str(error)
                 await asyncio.sleep(RESTORE_PAUSE_S)
         finally:
             self.transport.reasons.pop("restore", None)
@@ -377,13 +381,11 @@ class App(faust.App):
             positions = {(tp.topic, tp.partition): offset for tp, offset in committed.items()}
             await self.guarded.assign(by_topic(assignment), positions, keep_going)
 
-    def _give_reason(self, name: str, text: str) -> None:
-        self.transport.reasons[name] = text
-
     async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
         """An agent that raised ends the worker: nothing of its chunk or event is committed, and it is read again."""
         log.error("agent %s raised %s", agent.name, type(exc).__name__ if isinstance(exc, StreamsError) else repr(exc))
         await self.crash(exc)
+        agent.supervisor._crash(exc)  # it is no child of anybody, and would start the agent again
 
     @override
     async def crash(self, reason: BaseException) -> None:

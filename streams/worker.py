@@ -263,4 +263,9 @@ async def drain(app: Any, timeout_s: float) -> bool:
     if not done:
         stopping.cancel()
         log.warning("the worker has not stopped in time; what was not committed is read again after a restart")
-    return bool(done)
+        return False
+    if stopping.cancelled() or stopping.exception() is not None:
+        reason = "it was cancelled" if stopping.cancelled() else repr(stopping.exception())
+        log.error("a part could not be stopped: %s; what was not committed is read again after a restart", reason)
+        return False
+    return True

@@ -69,10 +69,10 @@ class Consumer(ChunkConsumer, base.Consumer):
 
     @override
     async def on_stop(self) -> None:
-        settings: Settings = self.transport.settings
-        await self.pipeline.drain(settings.app.drain_timeout_ms / 2000)
-        self.epoch += 1
-        if self.transport.is_open:
+        if not self.crashed:  # the event whose agent raised is never acknowledged: nobody waits for it
+            await self.pipeline.drain(self.transport.settings.app.drain_timeout_ms / 2000)
+            self.epoch += 1
+        if self.transport.is_open and not self.crashed:
             await super().on_stop()
         await self.pipeline.stop()
         await asyncio.to_thread(self._reading.shutdown)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -114,6 +114,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if self._native is not None:
             await self._run(self._native.close)
             self._pool.shutdown(wait=False)
+
+    @override
+    async def call_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        """Runs `fun` in this thread's loop. TransportError when the thread ends before it is done.
+
+        Mode answers with CancelledError then, and whoever asked would believe that it was cancelled itself.
+        """
+        try:
+            return await super().call_thread(fun, *args, **kwargs)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise TransportError("the consumer's thread has ended") from None
 
     async def _run(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)

@@ -100,11 +100,15 @@ class Consumer(ChunkConsumer, driver.Consumer):
     @override
     async def on_stop(self) -> None:
         settings: Settings = self.transport.settings
-        if not await self.pipeline.drain(settings.app.drain_timeout_ms / 2000):
-            self.log.warning("a transaction has not ended in time: its records are read again after a restart")
-        self.epoch += 1
-        await super().on_stop()
-        await self.pipeline.stop(self.ledger.close)
+        try:
+            # Nothing is waited for once a part has crashed: the thread has left the group and answers nobody.
+            if not self.crashed:
+                if not await self.pipeline.drain(settings.app.drain_timeout_ms / 2000):
+                    self.log.warning("a transaction has not ended in time: its records are read again after a restart")
+                self.epoch += 1
+                await super().on_stop()
+        finally:
+            await self.pipeline.stop(self.ledger.close)
 
     @override
     async def subscribe(self, topics: Iterable[str]) -> None:
