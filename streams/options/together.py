@@ -26,12 +26,16 @@ def together(settings: Settings) -> Iterator[tuple[tuple[str, ...], Finding]]:
                 "the embedded log serves one process; use a broker",
             ),
         )
-    if transaction.interval_ms * 2 > transaction.timeout_ms:
-        yield ("transaction.interval_ms", "transaction.timeout_ms"), Finding(
-            "transaction.timeout_ms", str(transaction.timeout_ms),
-            f"at least twice transaction.interval_ms, {2 * transaction.interval_ms}",
-            "the broker would abort transactions that are still being filled",
-        )  # fmt: skip
+    for name, longest_ms in (
+        ("interval_ms", transaction.interval_ms),
+        ("backlog_interval_ms", transaction.backlog_interval_ms),
+    ):
+        if longest_ms * 2 > transaction.timeout_ms:
+            yield (f"transaction.{name}", "transaction.timeout_ms"), Finding(
+                "transaction.timeout_ms", str(transaction.timeout_ms),
+                f"at least twice transaction.{name}, {2 * longest_ms}",
+                "the broker would abort transactions that are still being filled",
+            )  # fmt: skip
     yield from _security_together(security)
     for name, topics in (
         ("source", [sync.source for sync in settings.sync]),

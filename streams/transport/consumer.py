@@ -24,6 +24,7 @@ from streams.transport.pipeline import Ledger, Pipeline, Unit
 
 if TYPE_CHECKING:
     from streams._native import Records
+    from streams.options import TransactionSettings
 
 __all__ = ["ChunkConductor", "ChunkConsumer", "OrdinaryRecord"]
 
@@ -52,7 +53,7 @@ class ChunkConsumer:
     pipeline: Pipeline
     ledger: Ledger
 
-    def begin_chunks(self, *, interval_s: float, records_max: int) -> None:
+    def begin_chunks(self, settings: TransactionSettings) -> None:
         """Sets up the pipeline; called once, before the consumer starts."""
         self.epoch = 1
         self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
@@ -67,8 +68,9 @@ class ChunkConsumer:
         self.pace = Pace()
         self.pipeline = Pipeline(
             self.ledger,
-            interval_s=interval_s,
-            records_max=records_max,
+            interval_s=settings.interval_ms / 1000,
+            backlog_s=settings.backlog_interval_ms / 1000,
+            records_max=settings.records_max,
             on_committed=self._unit_committed,
             on_failed=self._unit_failed,
         )

@@ -57,9 +57,7 @@ class Consumer(ChunkConsumer, base.Consumer):
         self._turn = 0
         self._rebalancing = asyncio.Lock()
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="fetch")
-        self.begin_chunks(
-            interval_s=settings.transaction.interval_ms / 1000, records_max=settings.transaction.records_max
-        )
+        self.begin_chunks(settings.transaction)
 
     @override
     async def on_start(self) -> None:
@@ -170,6 +168,7 @@ class Consumer(ChunkConsumer, base.Consumer):
             records = log.read(topic, partition, positions[tp], chunk.records_max, chunk.bytes_max)
             if len(records):
                 runs.append((tp, records))
+        self.pipeline.behind = any(len(records) >= chunk.records_max for _, records in runs)
         return runs
 
     def _lost(self, tp: TP, offset: int) -> TransportError:

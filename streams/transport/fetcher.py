@@ -210,6 +210,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             runs = self.native.fetch(chunk.records_max, chunk.bytes_max, FETCH_WAIT_MS)
             fetched = sum(len(records) for _, _, records, _ in runs)
+            self.consumer.pipeline.behind = fetched >= chunk.records_max
             pause_s = pause_after(fetched, chunk.records_max, settings.transaction.interval_ms / 1000)
             self._next_fetch_s = SYSTEM_CLOCK.monotonic_s() + pause_s
             return runs

@@ -70,9 +70,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
             credentials=self.transport.credentials,
         )
         self._place = ("", -1)  # member id and generation of the last assignment
-        self.begin_chunks(
-            interval_s=settings.transaction.interval_ms / 1000, records_max=settings.transaction.records_max
-        )
+        self.begin_chunks(settings.transaction)
 
     @override
     def _new_consumer_thread(self) -> ConsumerThread:

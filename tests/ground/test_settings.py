@@ -120,6 +120,7 @@ def test_a_sync_is_completed_from_source_and_key() -> None:
         ('[app]\nbroker = "localhost:9092"', "app.broker"),
         ('[app]\nbroker = "embedded://./d"\nworkers = 2', "app.workers"),
         ("[transaction]\ninterval_ms = 9000", "transaction.timeout_ms"),
+        ("[transaction]\nbacklog_interval_ms = 9000", "transaction.timeout_ms"),
         ('[security]\nca_file = "ca.pem"', "security.tls"),
         ('[security]\ntls = true\ncert_file = "c.pem"', "security.cert_file"),
         ('[security]\nsasl_mechanism = "OAUTHBEARER"', "security.token_file"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from streams.transport.pipeline import interval, is_due
+from streams.transport.pipeline import due_in, interval
 
 
 @pytest.mark.parametrize(
@@ -17,10 +19,27 @@ def test_a_transaction_is_gathered_for_as_long_as_commits_are_worth(commit_s: fl
 
 
 def test_what_is_due() -> None:
-    """Full, old enough, or to be written out; else not."""
-    waiting = {"records": 5, "age_s": 0.01, "interval_s": 0.1, "records_max": 10, "draining": False}
+    """Full, old enough, or to be written out; else it is known how long that takes."""
+    waiting: dict[str, Any] = {
+        "records": 5, "age_s": 0.01, "interval_s": 0.1, "backlog_s": 0.4, "records_max": 10, "behind": False,
+        "draining": False,
+    }  # fmt: skip
 
-    assert not is_due(**waiting)
-    assert is_due(**{**waiting, "records": 10})
-    assert is_due(**{**waiting, "age_s": 0.1})
-    assert is_due(**{**waiting, "draining": True})
+    assert due_in(**waiting) == pytest.approx(0.09)
+    assert due_in(**{**waiting, "records": 10}) == 0
+    assert due_in(**{**waiting, "age_s": 0.1}) == 0
+    assert due_in(**{**waiting, "draining": True}) == 0
+
+
+def test_a_worker_that_is_behind_gathers_longer() -> None:
+    """Until the transaction is full or the longer time is over; it looks again each interval whether it still is."""
+    behind: dict[str, Any] = {
+        "records": 5, "age_s": 0.01, "interval_s": 0.1, "backlog_s": 0.4, "records_max": 10, "behind": True,
+        "draining": False,
+    }  # fmt: skip
+
+    assert due_in(**behind) == pytest.approx(0.1)
+    assert due_in(**{**behind, "age_s": 0.35}) == pytest.approx(0.05)
+    assert due_in(**{**behind, "age_s": 0.4}) == 0
+    assert due_in(**{**behind, "records": 10}) == 0
+    assert due_in(**{**behind, "backlog_s": 0.05, "age_s": 0.05}) == pytest.approx(0.05), "never shorter"
