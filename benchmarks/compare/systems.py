@@ -46,8 +46,8 @@ def _ours() -> list[str]:
 SYSTEMS = (
     System(
         "patchstream", "patchstream, exactly once", "exactly once",
-        "memory, changelog of rows; a transaction each 100 ms, while behind each 400 ms or 60,000 events", _ours, ("exactly_once",), ours=True,
-        whole=True,
+        "memory, changelog of rows; a transaction each 100 ms, while behind each 400 ms or 60,000 events", _ours,
+        ("exactly_once",), ours=True, whole=True,
     ),
     System(
         "patchstream-alo", "patchstream, at least once", "at least once",
