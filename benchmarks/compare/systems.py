@@ -91,7 +91,8 @@ SYSTEMS = (
     ),
     System(
         "faust", "vanilla Faust 0.15.3, event at a time", "at least once",
-        "memory, changelog of every change; a commit each 2.8 s", _peer("vanilla_faust", "faust-streaming==0.15.3"),
+        "memory, changelog of every change; a commit each 2.8 s",
+        _peer("vanilla_faust", "faust-streaming==0.15.3", "aiokafka[zstd]"),
     ),
 )  # fmt: skip
 SMALL = ("patchstream", "handwritten")
