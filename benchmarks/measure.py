@@ -123,14 +123,14 @@ def machine() -> Figures:
 
 
 def described(found: Figures) -> str:
-    """A machine in one line."""
+    """A machine in one line; the oldest runs that are kept say less of theirs."""
     known = [
         found["cpu"],
         f"{found['cores']} cores",
         *([f"{found['memory_gb']} GB"] if "memory_gb" in found else []),
         f"Python {found['python']}",
         *([found["system"]] if "system" in found else []),
-        f"load {found['load_at_start']} at the start",
+        *([f"load {found['load_at_start']} at the start"] if "load_at_start" in found else []),
     ]
     return ", ".join(known)
 

@@ -85,3 +85,11 @@ def test_figures_are_shown_with_the_digits_that_mean_something() -> None:
     ]
 
     assert ["1,234,567", "12.35", "3", "text", "True", "minimum 1  median 2.50  maximum 4"] == shown
+
+
+def test_a_machine_is_described_by_what_is_known_of_it() -> None:
+    """The oldest kept runs have no load: the page of plots was not drawn once a newer figure stood beside them."""
+    old = {"cpu": "EPYC", "cores": 2, "python": "3.11.7"}
+
+    assert measure.described(old) == "EPYC, 2 cores, Python 3.11.7"
+    assert measure.described({**old, "load_at_start": 0.5}) == "EPYC, 2 cores, Python 3.11.7, load 0.5 at the start"
