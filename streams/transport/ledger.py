@@ -61,7 +61,7 @@ class KafkaLedger:
             "linger.ms": "1",  # a unit's records come at once: longer only delays the first batch's compression
             "batch.size": "500000",  # the broker checks one batch while the next is compressed; more is no smaller
             "compression.type": "zstd",
-            "compression.level": "1",  # patches are no larger with 1 than with 3, at half of the CPU
+            "compression.level": "1",  # a third less CPU than 3; patches of devices 1 % smaller, of flights 8 % larger
             "partitioner": "murmur2_random",  # the Java client's; librdkafka's own default is CRC32
             "queue.buffering.max.messages": "1000000",  # two transactions with their changelog, ten times over
             "queue.buffering.max.kbytes": "1048576",
