@@ -70,8 +70,8 @@ class Consumer(ChunkConsumer, base.Consumer):
         if not self.crashed:  # the event whose agent raised is never acknowledged: nobody waits for it
             await self.pipeline.drain(self.transport.settings.app.drain_timeout_ms / 2000)
             self.epoch += 1
-        if self.transport.is_open and not self.crashed:
-            await super().on_stop()
+            if self.transport.is_open:
+                await super().on_stop()
         await self.pipeline.stop()
         await asyncio.to_thread(self._reading.shutdown)
         await self.transport.close()

@@ -8,6 +8,11 @@ import pytest
 
 from streams.transport.pipeline import due_in, interval
 
+WAITING: dict[str, Any] = {
+    "records": 5, "age_s": 0.01, "interval_s": 0.1, "backlog_s": 0.4, "records_max": 10, "behind": False,
+    "draining": False,
+}  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("commit_s", "gathered_s"),
@@ -20,23 +25,15 @@ def test_a_transaction_is_gathered_for_as_long_as_commits_are_worth(commit_s: fl
 
 def test_what_is_due() -> None:
     """Full, old enough, or to be written out; else it is known how long that takes."""
-    waiting: dict[str, Any] = {
-        "records": 5, "age_s": 0.01, "interval_s": 0.1, "backlog_s": 0.4, "records_max": 10, "behind": False,
-        "draining": False,
-    }  # fmt: skip
-
-    assert due_in(**waiting) == pytest.approx(0.09)
-    assert due_in(**{**waiting, "records": 10}) == 0
-    assert due_in(**{**waiting, "age_s": 0.1}) == 0
-    assert due_in(**{**waiting, "draining": True}) == 0
+    assert due_in(**WAITING) == pytest.approx(0.09)
+    assert due_in(**{**WAITING, "records": 10}) == 0
+    assert due_in(**{**WAITING, "age_s": 0.1}) == 0
+    assert due_in(**{**WAITING, "draining": True}) == 0
 
 
 def test_a_worker_that_is_behind_gathers_longer() -> None:
     """Until the transaction is full or the longer time is over; it looks again each interval whether it still is."""
-    behind: dict[str, Any] = {
-        "records": 5, "age_s": 0.01, "interval_s": 0.1, "backlog_s": 0.4, "records_max": 10, "behind": True,
-        "draining": False,
-    }  # fmt: skip
+    behind = {**WAITING, "behind": True}
 
     assert due_in(**behind) == pytest.approx(0.1)
     assert due_in(**{**behind, "age_s": 0.35}) == pytest.approx(0.05)
