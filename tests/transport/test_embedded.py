@@ -131,6 +131,25 @@ async def test_a_loss_by_retention_is_not_silent(site: Site) -> None:
                 await asyncio.wait_for(worker, 30)
 
 
+async def test_a_backlog_is_committed_in_large_transactions(site: Site, seed: int) -> None:
+    """While fetches are full, transactions are gathered to their size; a short interval alone would end each chunk's."""
+    states = history(seed, events=400)
+    await site.create(partitions=1)
+    await site.send(states)
+    options: dict[str, object] = {
+        "chunk.records_max": 10, "transaction.interval_ms": 1, "transaction.backlog_interval_ms": 7_000,
+        "transaction.records_max": 100,
+    }  # fmt: skip
+    app = site.app(options)
+    app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.records(site.patches, sum(changes(states).values()), worker)
+        transactions = app.consumer.ledger.transactions
+
+    assert 4 <= transactions <= 8
+    await site.verify(states)
+
+
 async def test_ordinary_sends_keep_their_order(site: Site) -> None:
     """Sends at once share appends, get their offsets, and come out in the order in which they went in."""
     app = site.app()
