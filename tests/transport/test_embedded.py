@@ -132,7 +132,7 @@ async def test_a_loss_by_retention_is_not_silent(site: Site) -> None:
 
 
 async def test_a_backlog_is_committed_in_large_transactions(site: Site, seed: int) -> None:
-    """While fetches are full, transactions are gathered to their size; a short interval alone would end each chunk's."""
+    """While fetches are full, transactions are gathered to their size, however short the interval is."""
     states = history(seed, events=400)
     await site.create(partitions=1)
     await site.send(states)
