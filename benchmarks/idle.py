@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks import measure
 from benchmarks.measure import ADMIN_TIMEOUT_MS, Figures, servers
 from benchmarks.pipeline import EMBEDDED, PARTITIONS
-from streams._native import KafkaAdmin
+from streams._native import KafkaAdmin, keep_freed_memory
 from streams.transport.log import Log
 
 SETTLE_S, SMALL_SETTLE_S = 5.0, 0.2
@@ -52,6 +52,7 @@ def worker(broker: str, topic: str, app_id: str, settle_s: float, span_s: float)
         await asyncio.gather(serving, return_exceptions=True)
         return figures
 
+    keep_freed_memory()  # as `streams worker` does
     with tempfile.TemporaryDirectory() as datadir:
         given = {"app.id": app_id, "app.broker": broker, "app.datadir": datadir, "app.web_port": _free_port()}
         app = App(app_id, settings=settings.read(flags=given))

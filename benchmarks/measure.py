@@ -26,7 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
-from streams._native import Records, xxh3_64
+from streams._native import Records, keep_freed_memory, xxh3_64
 from streams.demo.progress import Steps
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,6 +190,7 @@ def progress(name: str, total: int) -> Iterator[Step]:
 
 async def serve_until_told(app: Any) -> None:
     """Runs an app, says `ready` on standard output when it is, and stops it when standard input ends."""
+    keep_freed_memory()  # as `streams worker` does
     serving = asyncio.create_task(app.serve(lambda: print("ready", flush=True)))
     ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
     await asyncio.wait([serving, ended], return_when=asyncio.FIRST_COMPLETED)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 from benchmarks import measure
 from benchmarks.measure import ADMIN_TIMEOUT_MS, Figures, machine, servers
 from benchmarks.workload import CANONICAL, SMALL, Check, Workload, blocks, expected, fill
-from streams._native import KafkaAdmin, KafkaConsumer, Records, murmur2_partition
+from streams._native import KafkaAdmin, KafkaConsumer, Records, keep_freed_memory, murmur2_partition
 from streams.transport.log import Log
 from streams.transport.tail import read_to_end
 
@@ -88,6 +88,7 @@ def worker(broker: str, topic: str, app_id: str, events: int, guarantee: str, st
     from streams.app import App
     from streams.demo.v1.device_pb2 import DeviceState
 
+    keep_freed_memory()  # as `streams worker` does
     with tempfile.TemporaryDirectory() as datadir:
         app = App(app_id, broker=broker, datadir=datadir, guarantee=guarantee, web_enabled=False)
         sync = app.sync(topic, DeviceState, output=f"{app_id}.patches", state=state)

@@ -31,7 +31,7 @@ from benchmarks import measure
 from benchmarks.measure import ADMIN_TIMEOUT_MS, Figures, machine, servers
 from benchmarks.pipeline import PARTITIONS, WORKER_TIMEOUT_S
 from benchmarks.workload import Workload, events
-from streams._native import KafkaAdmin, KafkaProducer, Records, Table, murmur2_partition
+from streams._native import KafkaAdmin, KafkaProducer, Records, Table, keep_freed_memory, murmur2_partition
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.schema import MessageSchema
 from streams.options import SyncSettings
@@ -85,6 +85,7 @@ def worker(broker: str, topic: str, app_id: str) -> Figures:
     """Runs in a process of its own: starts, restores, and says what it took."""
     from streams.app import App
 
+    keep_freed_memory()  # as `streams worker` does
     with tempfile.TemporaryDirectory() as datadir:
         app = App(app_id, broker=broker, datadir=datadir, web_enabled=False)
         sync = app.sync(topic, DeviceState)

@@ -35,7 +35,15 @@ from typing import Any
 from benchmarks import measure, wide
 from benchmarks.measure import ADMIN_TIMEOUT_MS, ROOT, Figures, servers
 from benchmarks.wide import Load
-from streams._native import KafkaAdmin, KafkaConsumer, KafkaProducer, Records, Table, murmur2_partition
+from streams._native import (
+    KafkaAdmin,
+    KafkaConsumer,
+    KafkaProducer,
+    Records,
+    Table,
+    keep_freed_memory,
+    murmur2_partition,
+)
 from streams.kernel.schema import MessageSchema
 from streams.options import SyncSettings
 from streams.state.rocks import Memory, Store
@@ -119,6 +127,7 @@ def worker(broker: str, topic: str, app_id: str, state: str, datadir: str, numbe
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
 
+    keep_freed_memory()  # as `streams worker` does
     app = App(app_id, settings=settings.read(flags=given), web_enabled=False)
     spec = SyncSettings(source=topic, message="benchmarks.Wide", output=f"{app_id}.patches", state=state)
     sync = app.add_sync(spec, wide.message_class())

@@ -277,6 +277,12 @@ def decode_row(row: bytes) -> RowFields:
 
 # -- Kafka --------------------------------------------------------------------------------------------------------
 
+def keep_freed_memory() -> bool:
+    """Has this process keep up to 256 MB of freed memory for what comes next; False where the allocator is not glibc's.
+
+    For worker processes: chunk after chunk needs the same memory, and each page from the system is zeroed first.
+    """
+
 class KafkaError(Exception):
     """What librdkafka said. `code` is its name for the error, for example `_TIMED_OUT` or `UNKNOWN_TOPIC_OR_PART`."""
 

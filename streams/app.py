@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from typing_extensions import override
 
 from streams import settings as settings_room
-from streams._native import Job
+from streams._native import Job, keep_freed_memory
 from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
 from streams.lookup.lookups import Found
@@ -198,6 +198,7 @@ class App(faust.App):
         `ready` is called once, when the first assignment has its state and its first fetch is on its way; `ending`
         when the worker begins to end. A native call that waits for a broker can hold up the return for a minute.
         """
+        keep_freed_memory()  # the process is the worker's own; inside another program this is not ours to decide
         asyncio.run(self.serve(ready, ending, handle_signals=True))
 
     async def serve(

@@ -9,6 +9,7 @@ import asyncio
 import sys
 
 from benchmarks.compare.peers.task import given, say_done, say_first
+from streams._native import keep_freed_memory
 from streams.app import App
 from streams.demo.v1.device_pb2 import DeviceState
 
@@ -40,4 +41,5 @@ async def run() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as `streams worker` does
     asyncio.run(run())

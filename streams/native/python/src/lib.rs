@@ -3,6 +3,7 @@ use pyo3::prelude::*;
 
 mod kafka;
 mod kernel;
+mod memory;
 mod records;
 mod sync;
 
@@ -11,5 +12,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     records::register(m)?;
     kernel::register(m)?;
     sync::register(m)?;
-    kafka::register(m)
+    kafka::register(m)?;
+    memory::register(m)
 }
