@@ -129,12 +129,16 @@ class ChunkSettings:
     """[chunk]: a run of consecutive records of one partition, handled in one native call."""
 
     records_max: int = option(
-        4_000, "records in a chunk", "larger chunks were measured to gain under 3 percent", least=1, most=1_000_000
+        8_000,
+        "records in a chunk",
+        "against 4,000: a twentieth less CPU; 16,000 gained nothing more",
+        least=1,
+        most=1_000_000,
     )
     bytes_max: int = option(
-        4_194_304,
+        8_388_608,
         "bytes of keys and values in a chunk; a chunk has at least one record",
-        "four times the largest record",
+        "eight times the largest record",
         least=1_024,
     )
     prefetch_bytes_max: int = option(
