@@ -185,6 +185,15 @@ class ChunkConsumer:
         )  # fmt: skip
         return message
 
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP] | None]:
+        """What a stop of the flow overtook is dropped: whoever stops it seeks before it goes on.
+
+        Faust would seek back to the committed offsets here, and forget what agents have finished but not committed: a
+        clean stop then left it to be read again.
+        """
+        records, active = await super()._wait_next_records(timeout)  # type: ignore[misc]
+        return (records if self.flow_active else None), active  # type: ignore[attr-defined]
+
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps carry no meaning here: the order of delivery decides what may be committed."""
 

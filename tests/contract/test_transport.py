@@ -16,6 +16,8 @@ from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site, changes, history
 
 FIRST_PATCH_S = 10
+FETCH_S = 1.5
+"""Longer than a fetch waits for records."""
 
 
 async def test_patches_lead_to_the_state_of_a_plain_replay(site: Site, seed: int) -> None:
@@ -143,6 +145,25 @@ async def test_ordinary_agents_and_tables_beside_a_sync(site: Site, seed: int) -
             totals.append({word: counts[word] for word in "abc"})
 
     assert [{"a": 2, "b": 1, "c": 0}, {"a": 3, "b": 1, "c": 1}] == totals
+
+
+async def test_a_stop_commits_what_agents_finished(site: Site) -> None:
+    """Found when fetches began to return at once: Faust went back to the committed offsets and forgot the rest."""
+    words = f"{site.source}-words"
+    await site.create(words)
+    seen: list[Counter[str]] = []
+    for sent in (["a", "b", "a"], ["c"]):
+        app = site.app(broker_commit_interval=3_600.0)
+        _, counts = _counting(app, words)
+        seen.append(counts)
+        async with site.running(app) as worker:
+            for word in sent:
+                await app.topic(words, value_type=str).send(key=word, value=word)
+            await site.until(lambda counts=counts, sent=sent: counts.total() >= len(sent), worker)  # type: ignore[misc]
+            app.consumer.stop_flow()
+            await asyncio.sleep(FETCH_S)
+
+    assert seen == [{"a": 2, "b": 1}, {"c": 1}]
 
 
 def _counting(app: App, words: str) -> tuple[Any, Counter[str]]:
