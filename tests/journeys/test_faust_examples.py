@@ -36,7 +36,7 @@ def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Ap
         broker = kafka.url
 
     def make(**options: Any) -> App:
-        return App(
+        app = App(
             f"faust-{uuid.uuid4().hex[:8]}",
             broker=broker,
             datadir=tmp_path / "data",
@@ -44,6 +44,8 @@ def make_app(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Ap
             topic_replication_factor=1,
             **options,
         )
+        app.conf.web_port = free_port()  # other tests run meanwhile
+        return app
 
     return make
 
@@ -188,9 +190,8 @@ async def test_take_collects_events(make_app: Callable[..., App]) -> None:
 
 async def test_tasks_run_and_pages_are_served(make_app: Callable[..., App]) -> None:
     """A task at start, a table that an agent fills, and a web view that reads it."""
-    port = free_port()
     app = make_app()
-    app.conf.web_port = port
+    port = app.conf.web_port
     name = f"{app.conf.id}-math"
     started: list[str] = []
     totals = app.Table("totals", default=int, partitions=PARTITIONS)
