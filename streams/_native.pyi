@@ -324,6 +324,9 @@ class KafkaConsumer:
     def fetch(self, records_max: int, bytes_max: int, timeout_ms: int) -> list[tuple[str, int, Records, int]]:
         """Waits for the first record and takes what is there: (topic, partition, records, end of partition or -1)."""
 
+    def wake(self) -> None:
+        """Ends the wait of a `fetch` in another thread, or of the next one. Never blocks; nothing on a closed one."""
+
     def set_token(self, token: str, expires_ms: int, principal: str) -> None:
         """Hands an OAUTHBEARER token over; again before it expires."""
 

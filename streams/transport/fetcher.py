@@ -26,8 +26,8 @@ from streams.transport.ledger import Member, named
 
 __all__ = ["ConsumerThread", "look_up_later", "pause_after"]
 
-FETCH_WAIT_MS = 200
-"""A fetch returns with the first record, or empty after this; positions changed meanwhile take effect then."""
+FETCH_WAIT_MS = 1_000
+"""A fetch returns with the first record, when it is woken, or empty after this: each return costs an idle worker."""
 THIN_SHARE = 0.25
 PAUSE_SHARE = 0.1
 PAUSE_S_MAX = 0.01
@@ -130,7 +130,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             raise TransportError("the consumer's thread has ended") from None
 
     async def _run(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        if work != self._fetch:
+            self.wake()  # the thread may be waiting for records
+        return await running
+
+    def wake(self) -> None:
+        """Ends the wait for records: positions or what is read of them changed."""
+        if self._native is not None:
+            self._native.wake()
 
     @override
     def _create_worker_consumer(self, transport: Any) -> Any:
@@ -164,6 +172,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         with self._lock:
             self._positions.clear()
             self._stale |= self._held
+        self.wake()
         await super().on_partitions_assigned(assigned, generation_id)
 
     def _place(self, wanted: set[TP]) -> None:
@@ -255,6 +264,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 self._positions[tp] = first[tp] if offset is None else offset
                 self._stale.add(tp)
                 self.ends.pop(tp, None)
+        self.wake()
         return committed
 
     async def _first_positions(self, tps: list[TP]) -> dict[TP, int]:
@@ -301,6 +311,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         with self._lock:
             self._positions[tp] = offset
             self._stale.add(tp)
+        self.wake()
 
     @override
     async def position(self, tp: TP) -> int | None:

@@ -115,6 +115,16 @@ class Consumer(ChunkConsumer, driver.Consumer):
         await super().subscribe(wanted)
 
     @override
+    def stop_flow(self) -> None:
+        super().stop_flow()
+        self._thread.wake()
+
+    @override
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        super().resume_partitions(tps)
+        self._thread.wake()
+
+    @override
     async def perform_seek(self) -> None:
         self.forget_deliveries()
         await super().perform_seek()

@@ -3,6 +3,7 @@
 use std::os::raw::c_void;
 use std::ptr;
 use std::slice;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rdkafka_sys as sys;
 use streams_kernel::records::Records;
@@ -26,6 +27,26 @@ pub struct Fetched {
 pub struct Consumer {
     handle: Handle,
     queue: *mut sys::rd_kafka_queue_t,
+    room: Room,
+}
+
+/// What the largest run of the last fetch held: the next one's memory is asked for at once instead of doubled up to it.
+#[derive(Default)]
+struct Room {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Room {
+    fn learn(&self, fetched: &[Fetched]) {
+        let largest = |size: fn(&Records) -> usize| fetched.iter().map(|run| size(&run.records)).max().unwrap_or(0);
+        self.records.store(largest(Records::len), Ordering::Relaxed);
+        self.bytes.store(largest(Records::nbytes), Ordering::Relaxed);
+    }
+
+    fn records(&self) -> Records {
+        Records::with_capacity(self.records.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
 }
 
 // SAFETY: librdkafka's queue calls are thread-safe; the pointer is freed once, in Drop.
@@ -40,7 +61,7 @@ impl Consumer {
         // there, and serving its events would take messages away.
         // SAFETY: the handle is live; the consumer queue holds a reference of its own.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(handle.rk) };
-        Ok(Consumer { handle, queue })
+        Ok(Consumer { handle, queue, room: Room::default() })
     }
 
     pub fn assign<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32, i64)>) -> Result<(), KafkaError> {
@@ -173,8 +194,17 @@ impl Consumer {
         }
         match failed {
             Some(error) => Err(error),
-            None => Ok(out),
+            None => {
+                self.room.learn(&out);
+                Ok(out)
+            }
         }
+    }
+
+    /// Ends the wait of a `fetch` in another thread, or of the next one: it returns what it has.
+    pub fn wake(&self) {
+        // SAFETY: the queue is live; librdkafka sets a flag under the queue's own lock.
+        unsafe { sys::rd_kafka_queue_yield(self.queue) };
     }
 
     fn take(
@@ -199,14 +229,14 @@ impl Consumer {
     ) -> Result<(), KafkaError> {
         match message.err {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                let run = run_of(message, out);
+                let run = run_of(message, out, &self.room);
                 append(message, &mut run.records)
                     .map_err(|error| KafkaError::local("_INVALID_ARG", error.to_string()))?;
                 *bytes += message.len + message.key_len;
                 Ok(())
             }
             ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
-                run_of(message, out).end_offset = message.offset;
+                run_of(message, out, &self.room).end_offset = message.offset;
                 Ok(())
             }
             code => {
@@ -240,7 +270,7 @@ impl Drop for Consumer {
 }
 
 /// The run of the message's partition: nearly always the last one, since fetches come partition by partition.
-fn run_of<'a>(message: &sys::rd_kafka_message_t, out: &'a mut Vec<Fetched>) -> &'a mut Fetched {
+fn run_of<'a>(message: &sys::rd_kafka_message_t, out: &'a mut Vec<Fetched>, room: &Room) -> &'a mut Fetched {
     // SAFETY: a message without a client-level error has a topic; its name lives as long as the topic object.
     let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
     let same = |run: &Fetched| run.partition == message.partition && run.topic.as_bytes() == name.to_bytes();
@@ -248,7 +278,7 @@ fn run_of<'a>(message: &sys::rd_kafka_message_t, out: &'a mut Vec<Fetched>) -> &
         Some(index) => index,
         None => {
             let topic = name.to_string_lossy().into_owned();
-            out.push(Fetched { topic, partition: message.partition, records: Records::new(), end_offset: -1 });
+            out.push(Fetched { topic, partition: message.partition, records: room.records(), end_offset: -1 });
             out.len() - 1
         }
     };

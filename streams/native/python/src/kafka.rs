@@ -93,6 +93,14 @@ impl PyConsumer {
         let runs = self.with(py, |c| c.fetch(records_max, bytes_max, timeout_ms))?;
         Ok(runs.into_iter().map(|run| (run.topic, run.partition, run.records.into(), run.end_offset)).collect())
     }
+    fn wake(&self) {
+        // One that is being closed is not waited for: what is to wake there has ended.
+        if let Ok(inner) = self.inner.try_read() {
+            if let Some(consumer) = inner.as_ref() {
+                consumer.wake();
+            }
+        }
+    }
     fn set_token(&self, py: Python<'_>, token: &str, expires_ms: i64, principal: &str) -> PyResult<()> {
         self.with(py, |c| c.set_token(token, expires_ms, principal))
     }
