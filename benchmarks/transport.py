@@ -97,7 +97,10 @@ def fetch(broker: str, topic: str, workload: Workload) -> Callable[[], str]:
         left = workload.events
         consumer.assign([(topic, PARTITION, 0)])
         while left:
-            for _, _, records, _ in consumer.fetch(chunk.records_max, chunk.bytes_max, 200):
+            runs = consumer.fetch(chunk.records_max, chunk.bytes_max, TIMEOUT_MS)
+            if not runs:
+                raise SystemExit(f"{topic}: {left:,} of {workload.events:,} records did not come in {TIMEOUT_MS} ms")
+            for _, _, records, _ in runs:
                 left -= len(records)
                 yield records
         consumer.close()
@@ -132,7 +135,8 @@ def kafka_cases(broker: str, workload: Workload, times: int, commits: int, step:
 
     def topic() -> str:
         made.append(f"{prefix}-{len(made)}")
-        admin.create_topics([(made[-1], 1, 1, {})], ADMIN_TIMEOUT_MS)
+        # The devices' timestamps are of 2023: the broker's retention would remove what is to be fetched.
+        admin.create_topics([(made[-1], 1, 1, {"retention.ms": "-1"})], ADMIN_TIMEOUT_MS)
         return made[-1]
 
     try:
