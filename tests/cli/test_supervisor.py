@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from streams.cli.supervisor import Restarts
+
 PARENT = """
 import sys
 from streams.cli.supervisor import supervise
@@ -40,13 +42,54 @@ def wait_up(process: subprocess.Popen[str], count: int) -> None:
 
 
 def test_the_exit_code_is_the_worst() -> None:
-    """Every child is reported as it ends; the parent goes on and ends with the worst code."""
-    process = parent(1_000, "import sys; sys.exit(0)", "import sys; sys.exit(3)", "import os; os.kill(os.getpid(), 9)")
+    """Every child is reported as it ends; the parent goes on and ends with the worst code.
+
+    A child that was stopped, or whose settings are wrong, is not started again.
+    """
+    process = parent(1_000, "import sys; sys.exit(0)", "import sys; sys.exit(2)", "import sys; sys.exit(130)")
     told, _ = process.communicate(timeout=30)
 
-    assert 3 == process.returncode
+    assert 130 == process.returncode
     assert 3 == told.count("ended with")
-    assert "SIGKILL" in told
+    assert "code 2; " in told
+    assert "mend what it named first" in told
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(1)"])
+def test_a_child_that_died_is_started_again(end: str, tmp_path: Path) -> None:
+    """One that was killed or failed comes back; its last code counts, and its sister runs on meanwhile."""
+    dies_once = f"import os, sys\nif not os.path.exists('died'):\n    open('died', 'w')\n    {end}\n{DRAINS}"
+    process = parent(10_000, dies_once, DRAINS, cwd=tmp_path)
+    assert process.stdout is not None
+    told = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGTERM)
+
+    assert 0 == process.wait(timeout=30)
+    assert 2 == told.count("up\n"), told
+    assert any("1 still running; it is started again in 1 s" in line for line in told), told
+
+
+def test_a_child_that_waits_to_be_started_again_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """SIGTERM while a child that failed waits for its next start: nothing is started any more, and its code counts."""
+    process = parent(10_000, "import sys; sys.exit(1)")
+    assert process.stdout is not None
+    told = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+
+    assert 1 == process.wait(timeout=30)
+    assert "started again" in told
+    assert process.stdout.read().count("ended") == 0
+
+
+def test_the_pauses_grow_and_begin_anew_after_steady_work() -> None:
+    """A second, doubled up to a minute; a worker that was up for long begins with the first pause again."""
+    restarts = Restarts()
+    pauses = [restarts.pause_s(-9, 10.0) for _ in range(8)]
+
+    assert [1, 2, 4, 8, 16, 32, 60, 60] == pauses
+    assert 1 == restarts.pause_s(1, 300.0)
+    assert 2 == restarts.pause_s(1, 299.0)
+    assert [None, None, None] == [restarts.pause_s(code, 1_000.0) for code in (0, 2, 130)]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

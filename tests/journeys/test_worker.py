@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 import uuid
@@ -134,16 +135,21 @@ def test_the_doctor_after_a_first_run(on_kafka: Place) -> None:
 
 @pytest.mark.kafka
 def test_several_workers_on_one_machine(on_kafka: Place) -> None:
-    """`--workers 2` says READY twice, shares the partitions, and drains as one."""
+    """`--workers 2` says READY twice, shares the partitions, starts one that was killed again, and drains as one."""
     on_kafka.produce(*({"deviceId": f"d-{number}"} for number in range(40)))
     with Worker("--config", "streams.toml", "--workers", "2", cwd=on_kafka.folder) as worker:
         worker.wait_ready(2)
+        parent = worker.process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        worker.wait_ready(3)
         on_kafka.produce(*({"deviceId": f"d-{number}", "battery": 1.0} for number in range(40)))
         for number in (0, 17, 39):
             on_kafka.wait_for(f"d-{number}", battery=1.0)
         code = worker.stop(signal.SIGTERM)
 
     assert 0 == code
+    assert "ended with SIGKILL; 1 still running; it is started again in 1 s" in worker.log.read_text()
 
 
 def test_rebuilding_from_the_source(place: Place) -> None:
