@@ -15,6 +15,7 @@ from tests.broker import Broker
 # In the environment, so that the processes of a parallel run share it.
 SEED = int(os.environ.setdefault("STREAMS_TEST_SEED", str(random.SystemRandom().randrange(1 << 32))))
 FULL = os.environ.get("STREAMS_TEST_FAULTS") == "full"
+LONG = os.environ.get("STREAMS_TEST_LONG") == "1"
 
 # No deadline: two shared cores say nothing about speed, and speed is never a test here.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
@@ -30,11 +31,13 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks what uses the broker; STREAMS_TEST_KAFKA=0 leaves exactly that out, for machines without Java.
 
-    Tests marked `full` belong to the full faults alone: they take half a minute each.
+    Tests marked `full` belong to the full faults alone: they take half a minute each. Tests marked `long` take minutes,
+    or clients of other languages: `.ci/full` has them.
     """
-    if not FULL:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+    for mark, wanted in (("full", FULL), ("long", LONG)):
+        if not wanted:
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(mark)])
+            items[:] = [item for item in items if not item.get_closest_marker(mark)]
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
