@@ -21,6 +21,7 @@ from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
 from streams.lookup.lookups import Found
 from streams.observe.health import Health
+from streams.observe.hosts import web_options
 from streams.observe.metrics import Metrics
 from streams.options import Settings, SyncSettings, TargetSettings
 from streams.state.table import States
@@ -95,9 +96,6 @@ class App(faust.App):
             broker=transport_url(own.broker),
             datadir=str(Path(own.datadir).absolute()),
             store=options.pop("store", "memory://"),
-            web_host=own.web_host,
-            web_port=own.web_port,
-            web_bind=own.web_host,
             broker_session_timeout=own.broker_session_timeout_ms / 1000,
             broker_rebalance_timeout=own.rebalance_timeout_ms / 1000,
             broker_heartbeat_interval=own.broker_session_timeout_ms / 5000,
@@ -105,6 +103,7 @@ class App(faust.App):
             broker_credentials=Credentials(self.settings.security).faust(),
             table_standby_replicas=own.standby_replicas,
             producer_compression_type=options.pop("producer_compression_type", "zstd"),
+            **web_options(own, options.pop("web_application_options", None) or {}),
             **options,
         )
         self.on_rebalance_complete.connect(self._restore)

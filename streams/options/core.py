@@ -30,8 +30,9 @@ class AppSettings:
     broker: str = option(
         "kafka://127.0.0.1:9092",
         "kafka://host:port[,host:port], or embedded://directory",
-        pattern=r"(streams\+)?kafka://[^/,:\s]+:\d+(,[^/,:\s]+:\d+)*/?|embedded://\S+",
+        pattern=r"(streams\+)?kafka://[^/,:\s@]+:\d+(,[^/,:\s@]+:\d+)*/?|embedded://\S+",
         wanted="kafka://host:port[,host:port] or embedded://directory",
+        url=True,
     )
     guarantee: str = option(
         "exactly_once",
@@ -53,6 +54,11 @@ class AppSettings:
     web_host: str = option("127.0.0.1", "address that metrics and health are served on", "nobody outside by default")
     web_port: int = option(
         6066, "port of metrics and health", "Faust's; worker i of several serves on port + i", least=0, most=65_535
+    )
+    web_names: tuple[str, ...] = option(
+        (),
+        "names that the web port answers to beside addresses, localhost, web_host and the machine's own",
+        "a browser that was sent here under a stranger's name is refused",
     )
     progress_timeout_ms: int = option(
         60_000,
