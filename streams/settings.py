@@ -39,6 +39,7 @@ from streams.options import (
     TransactionSettings,
     options,
 )
+from streams.options.rule import came
 from streams.options.together import completed, sync_together, target_together, together
 
 __all__ = [
@@ -286,9 +287,8 @@ def _section(kind: type[Section], name: str, given: Mapping[str, _Given], findin
         value = _typed(item.value, hints[entry.name], is_text=item.is_text)
         wanted = _wanted(value, hints[entry.name], rule)
         if wanted:
-            came = "a secret of the wrong form" if rule.secret else repr(item.value)
             where = _variable(f"{name}.{entry.name}") if item.origin == "environment" else item.origin
-            findings.append(Finding(f"{name}.{entry.name} ({where})", came, wanted, rule.meaning))
+            findings.append(Finding(f"{name}.{entry.name} ({where})", came(item.value, rule), wanted, rule.meaning))
         else:
             values[entry.name] = value
     return kind(**values)

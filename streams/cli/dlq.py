@@ -112,7 +112,7 @@ def _key(text: str, is_hex: bool) -> bytes:
     try:
         return bytes.fromhex(text) if is_hex else text.encode()
     except ValueError as error:
-        raise SettingsError(Finding("--key", repr(text), "hexadecimal digits")) from error
+        raise SettingsError(Finding("--key", f"a text of {len(text)} characters", "hexadecimal digits")) from error
 
 
 def _span(flag: str, text: str) -> Span:

@@ -41,7 +41,9 @@ def assignments(texts: Sequence[str], **named: object) -> dict[str, object]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise SettingsError(Finding("--set", repr(text), "NAME=VALUE", "for example --set app.web_port=7000"))
+            raise SettingsError(
+                Finding("--set", "a text without =", "NAME=VALUE", "for example --set app.web_port=7000")
+            )
         flags[name.strip()] = value
     flags.update({name.replace("__", "."): value for name, value in named.items() if value is not None})
     return flags

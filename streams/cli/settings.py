@@ -9,6 +9,7 @@ import click
 
 from streams.cli import flags
 from streams.options import ENTRIES
+from streams.options.rule import shown_url
 from streams.settings import Option, Settings, options
 
 
@@ -80,7 +81,10 @@ def _in_force(settings: Settings) -> Iterator[str]:
 
 
 def _shown(option: Option, value: object) -> str:
-    return '"***"' if option.rule.secret and value else _toml(value)
+    """A value for people: of a secret nothing, of a URL where it leads."""
+    if option.rule.secret and value:
+        return '"***"'
+    return _toml(shown_url(str(value)) if option.rule.url else value)
 
 
 def _toml(value: object) -> str:

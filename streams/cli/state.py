@@ -77,7 +77,7 @@ def _key(text: str, is_hex: bool) -> bytes:
     try:
         return bytes.fromhex(text) if is_hex else text.encode()
     except ValueError as error:
-        raise SettingsError(Finding("KEY", repr(text), "hexadecimal digits")) from error
+        raise SettingsError(Finding("KEY", f"a text of {len(text)} characters", "hexadecimal digits")) from error
 
 
 @command.command()

@@ -10,7 +10,7 @@ from streams.errors import Finding, SettingsError
 
 __all__ = ["open_reader", "open_writer"]
 
-_KAFKA = re.compile(r"(?:streams\+)?kafka://([^/,:\s]+:\d+(?:,[^/,:\s]+:\d+)*)/?")
+_KAFKA = re.compile(r"(?:streams\+)?kafka://([^/,:\s@]+:\d+(?:,[^/,:\s@]+:\d+)*)/?")
 _EMBEDDED = re.compile(r"embedded://(\S+)")
 
 
@@ -33,5 +33,7 @@ def open_reader(broker: str, topic: str, options: ReaderOptions) -> Reader:
 def _directory(broker: str) -> str:
     found = _EMBEDDED.fullmatch(broker)
     if found is None:
-        raise SettingsError(Finding("broker", repr(broker), "kafka://host:port[,host:port] or embedded://directory"))
+        raise SettingsError(
+            Finding("broker", "an address of another form", "kafka://host:port[,host:port] or embedded://directory")
+        )
     return found.group(1)

@@ -128,6 +128,7 @@ class TargetSettings:
         "where batches are posted; {key} (percent-encoded) makes it one request per key",
         pattern=TARGET_URL,
         wanted="http://... or https://..., {key} after the host alone",
+        url=True,
     )
     format: str = option("protobuf", "streams.v1.PatchBatch, or JSON", choices=("protobuf", "json"))
     compression: str = option(
@@ -166,7 +167,7 @@ class TargetSettings:
     bearer_token: str = option("", "sent as Authorization: Bearer", secret=True)
     bearer_token_file: str = option("", "file with the token, read again when it changes")
     oauth2_token_url: str = option(
-        "", "OAuth 2 client credentials: where tokens come from", pattern=f"({URL})?", wanted="a URL"
+        "", "OAuth 2 client credentials: where tokens come from", pattern=f"({URL})?", wanted="a URL", url=True
     )
     oauth2_client_id: str = option("", "OAuth 2 client")
     oauth2_client_secret: str = option("", "its secret", secret=True)

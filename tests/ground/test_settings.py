@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streams.errors import SettingsError
 from streams.options import ENTRIES
+from streams.options.rule import PLAIN, shown_url
 from streams.settings import CommandLine, Settings, options, parse, read, sync_settings
 
 SYNC = '[[sync]]\nsource = "devices"\nmessage = "acme.Device"\nmodule = "acme.fleet_pb2"\n'
@@ -64,7 +65,7 @@ def test_every_default_passes_its_own_rule(option: object) -> None:
     name, kind, default = option.name, option.kind, option.default  # type: ignore[attr-defined]
     if name == "app.id":
         default = "fleet"
-    text = str(default).lower() if kind == "bool" else str(default)
+    text = str(default).lower() if kind == "bool" else ",".join(default) if kind == "tuple" else str(default)
     settings = parse(flags={name: text})
     section, key = name.split(".")
 
@@ -73,12 +74,51 @@ def test_every_default_passes_its_own_rule(option: object) -> None:
 
 @given(st.text(min_size=1).filter(lambda text: not text.strip().lstrip("+-").replace("_", "").isdigit()))
 def test_a_number_that_is_none_is_refused(text: str) -> None:
-    """Whatever text stands where a whole number belongs, the error names the setting and shows the text."""
+    """Whatever text stands for a whole number, the error names the setting, and shows what is short and plain."""
     with pytest.raises(SettingsError) as error:
         parse(environment={"STREAMS_TRANSACTION__RECORDS_MAX": text})
 
     assert ["transaction.records_max"] == names(error)
-    assert repr(text) in str(error.value)
+    assert (repr(text) if PLAIN.fullmatch(text) else f"a text of {len(text)} characters") in str(error.value)
+
+
+URLS = [
+    ("app.broker", "kafka://u:hunter2@h:9092"),
+    ("target.url", "http://u:hunter2@h/#frag"),
+    ("target.url", "ftp://h/hunter2"),
+    ("target.url", "hunter2"),
+    ("target.oauth2_token_url", "u:hunter2@h/?token=x"),
+    ("lookup.cache", "redis:/:hunter2@h"),
+    ("app.web_port", "u:hunter2@h"),
+    ("app.web_port", "https://h/hunter2"),
+    ("app.guarantee", ["kafka://u:hunter2@h", "x"]),
+]
+
+
+@pytest.mark.parametrize(("name", "url"), URLS)
+def test_a_refused_url_is_never_shown(name: str, url: object) -> None:
+    """A URL may hold a password, a token or a secret path; where it was refused nothing of it is in the error."""
+    section, key = name.split(".")
+    code: dict[str, object] = {name: url} if section != "target" else {}
+    text = "" if section != "target" else f'[[target]]\nname = "t"\n{key} = "{url}"'
+    with pytest.raises(SettingsError) as error:
+        parse(code=code, text=text)
+
+    assert "hunter2" not in str(error.value)
+    assert any(name.split(".")[1] in one for one in names(error))
+
+
+def test_of_a_url_in_force_only_its_place_is_shown() -> None:
+    """`streams settings --in-force` and the settings' own text say where a target is, not what its URL carries."""
+    target = '[[target]]\nname = "t"\nsource = "devices"\nurl = "https://u:hunter2@h.example:8443/hooks/T0?token=y"\n'
+    settings = parse(text=SYNC + target)
+
+    assert "hunter2" not in repr(settings)
+    assert "hooks" not in repr(settings)
+    assert "https://h.example:8443/..." == shown_url(settings.target[0].url)
+    assert ["kafka://a:1,b:2", "embedded://./log", "", "https://h/", "a URL"] == [
+        shown_url(url) for url in ("kafka://a:1,b:2", "embedded://./log", "", "https://h/", "u:p@h")
+    ]
 
 
 @given(st.text(min_size=4).filter(lambda text: text not in "expected whole number secret of the wrong form"))
