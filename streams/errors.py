@@ -6,6 +6,9 @@
     ├── SchemaError                  exit 2   the message type does not fit what is stored, or cannot be loaded
     ├── TransportError               exit 1   the broker or the embedded log refused or lost something
     │   ├── LogBusyError             exit 1   another process holds the embedded log's directory
+    │   ├── LogFullError             exit 1   no room for a write to the embedded log
+    │   ├── LogDamagedError          exit 1   the embedded log is not what was written
+    │   ├── LogFormatError           exit 1   a newer release wrote the embedded log
     │   ├── UnknownTopicError        exit 1   the topic does not exist
     │   ├── RecordTooLargeError      exit 1   one record is larger than its topic takes
     │   └── BrokerUnreachableError   exit 1   nothing was acknowledged within the delivery timeout
@@ -13,6 +16,8 @@
     ├── InputError                   exit 1   one record that cannot be processed; becomes a dead letter
     ├── DeadLetterLimitError         exit 1   nearly every record of a partition is bad: stopped, not dead-lettered
     ├── LookupFailedError            exit 1   a look-up got no answer and holds none that is young enough
+    ├── ChunkClosed              exit 1   a send for a chunk that its agent has finished
+    ├── ChunkAskError            exit 1   an agent of chunks asks another agent, and would wait for ever
     ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
     ├── HttpFailure                  exit 1   a request that got no usable answer, by kind; never its URL
     ├── PatchError                   exit 1   a patch that is damaged or does not fit
@@ -27,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 __all__ = [
@@ -36,6 +42,8 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "EXIT_SETTINGS",
     "BrokerUnreachableError",
+    "ChunkAskError",
+    "ChunkClosed",
     "DeadLetterLimitError",
     "FailureKind",
     "Finding",
@@ -44,6 +52,9 @@ __all__ = [
     "HttpFailure",
     "InputError",
     "LogBusyError",
+    "LogDamagedError",
+    "LogFormatError",
+    "LogFullError",
     "LookupFailedError",
     "PartitionMismatchError",
     "PatchError",
@@ -134,6 +145,42 @@ class LogBusyError(TransportError):
         )
 
 
+class LogFullError(TransportError):
+    """The disk, or the log's own `bytes_max`, has no room. Nothing of the write is there; the log stays usable."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"embedded log {path}: no room left, nothing of this write is there; free disk space, raise the log's "
+            "size limit, or shorten a topic's retention",
+            retriable=True,
+        )
+
+
+class LogDamagedError(TransportError):
+    """The file is not what the log wrote: a failing disk, or another program wrote to it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        super().__init__(
+            f"embedded log {path} is damaged ({what}); restore its directory from a backup, or move it away and start "
+            "with an empty one",
+            fatal=True,
+        )
+
+
+class LogFormatError(TransportError):
+    """A newer release wrote this log."""
+
+    def __init__(self, path: Path, came: int, newest: int) -> None:
+        self.path = path
+        self.came = came
+        super().__init__(
+            f"embedded log {path} has format {came}, the newest this release reads is {newest}; upgrade this process",
+            fatal=True,
+        )
+
+
 class UnknownTopicError(TransportError):
     """The topic does not exist, and nobody here is to create it by writing to it."""
 
@@ -146,14 +193,16 @@ class UnknownTopicError(TransportError):
 
 
 class RecordTooLargeError(TransportError):
-    """One record is larger than its topic takes. It was not sent; others are not touched."""
+    """One record is larger than its topic takes. It was not sent; `index` says which of a batch, all of it unsent."""
 
-    def __init__(self, topic: str, size: int, record_bytes_max: int) -> None:
+    def __init__(self, topic: str, size: int, record_bytes_max: int, *, index: int | None = None) -> None:
         self.topic = topic
         self.size = size
         self.record_bytes_max = record_bytes_max
+        self.index = index
+        which = "record" if index is None else f"record {index} of a batch"
         super().__init__(
-            f"record for {topic} has {size} bytes with key and headers, expected {record_bytes_max} at most; make the "
+            f"{which} for {topic} has {size} bytes with key and headers, expected {record_bytes_max} at most; make the "
             "message smaller, or raise record_bytes_max here and max.message.bytes of the topic"
         )
 
@@ -255,6 +304,34 @@ class SchemaError(StreamsError):
         self.came = came
         self.wanted = wanted
         super().__init__(message)
+
+
+class ChunkClosed(StreamsError):  # noqa: N818 - the name is part of the surface
+    """A send for a chunk that its agent has finished: the chunk's transaction is gone, and the record with it."""
+
+    def __init__(self, agent: str, topic: str, partition: int, offset: int) -> None:
+        self.agent = agent
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        super().__init__(
+            f"agent {agent} has finished the chunk of {topic} partition {partition} up to offset {offset}, and a task "
+            "that it started sends for it now; await the task before asking for the next chunk, or start it with "
+            "context=contextvars.Context(), so that it sends by itself, at least once"
+        )
+
+
+class ChunkAskError(StreamsError):
+    """An agent of chunks asks another agent: its question leaves with its chunk, which would wait for the answer."""
+
+    def __init__(self, agent: str, asked: str) -> None:
+        self.agent = agent
+        self.asked = asked
+        super().__init__(
+            f"agent {agent} works on a chunk and asks agent {asked}: the question leaves with the chunk, "
+            "so the answer would never come; use cast() and let the other agent send its result to a topic, or ask "
+            "from an ordinary agent, a timer or a task"
+        )
 
 
 class StallError(StreamsError):

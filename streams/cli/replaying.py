@@ -32,7 +32,6 @@ from streams.errors import InputError, RecordTooLargeError, TransportError
 from streams.kernel.messages import load_message
 from streams.options import Settings, SyncSettings
 from streams.sync.topics import SyncTopics
-from streams.transport import log as embedded
 from streams.v1.resync_pb2 import Resync
 
 __all__ = ["Case", "Letters", "Sender"]
@@ -41,7 +40,6 @@ BATCH_LETTERS_MAX = 10_000
 """Letters that are judged together: one pass over the changelog for each so many."""
 BATCH_BYTES_MAX = 64 << 20
 """And their bytes at most, so that large records do not fill the memory."""
-TOO_LARGE = (RecordTooLargeError, embedded.RecordTooLargeError)
 PARCEL_RECORDS = 100
 """Sent together: few enough that a crash repeats little, and that a worker gets them between live events."""
 
@@ -204,7 +202,7 @@ class Sender:
             for case, result in zip(sent, written, strict=True):
                 if isinstance(result, Ack):
                     yield case, None
-                elif isinstance(result, TOO_LARGE):
+                elif isinstance(result, RecordTooLargeError):
                     yield case, result
                 else:
                     raise result
@@ -224,7 +222,7 @@ class Sender:
         """What became of each. A broker refuses a whole batch for one record: each of it gets a try of its own."""
         written = self._ask(cases) if cases[0].decision.act == "ask" else self._resend(cases)
         for index, case in enumerate(cases):
-            if len(cases) > 1 and isinstance(written[index], TOO_LARGE):
+            if len(cases) > 1 and isinstance(written[index], RecordTooLargeError):
                 written[index] = self._written([case])[0]
         return written
 

@@ -9,29 +9,14 @@ from dataclasses import dataclass
 
 from streams._native import Records
 from streams.clock import Clock
-from streams.errors import TransportError
+from streams.errors import RecordTooLargeError, TransportError
 from streams.transport.blocks import BlockFile, Partition, Topic, TopicPartition
 from streams.transport.upkeep import BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, encoded
 
-__all__ = ["Appender", "RecordTooLargeError"]
+__all__ = ["Appender"]
 
 GROUP_BYTES_MAX = 16 << 20
 """Appends that wait at the same time share a transaction, and its fsync, up to about this size: a few chunks."""
-
-
-class RecordTooLargeError(TransportError):
-    """A record is larger than its topic takes. Nothing of the append was written."""
-
-    def __init__(self, topic: str, partition: int, index: int, came: int, wanted: int) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.index = index
-        self.came = came
-        self.wanted = wanted
-        super().__init__(
-            f"{topic} partition {partition}: record {index} of the batch has {came} bytes, the topic takes {wanted}; "
-            "send less, or raise the topic's record_bytes_max"
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -77,8 +62,8 @@ class Appender:
         offsets: Sequence[tuple[str, int, int]],
     ) -> list[int]:
         """See `Log.append`. Whichever waiting thread gets the lock writes for all of them."""
-        for topic, partition, records in batches:
-            _check_sizes(self._topics[topic], partition, records)
+        for topic, _, records in batches:
+            _check_sizes(self._topics[topic], records)
         request = _Request(batches, group, offsets, sum(records.nbytes for _, _, records in batches))
         self._queue.append(request)
         with self._write_lock:
@@ -158,12 +143,12 @@ def _pieces(records: Records) -> Iterator[Records]:
     yield from _pieces(records.slice(half, len(records)))
 
 
-def _check_sizes(topic: Topic, partition: int, records: Records, index: int = 0) -> None:
+def _check_sizes(topic: Topic, records: Records, index: int = 0) -> None:
     """Looks for a record over the topic's maximum by halving: a batch below it needs no look at its records."""
     if topic.record_bytes_max < 0 or records.nbytes <= topic.record_bytes_max:
         return
     if len(records) == 1:
-        raise RecordTooLargeError(topic.name, partition, index, records.nbytes, topic.record_bytes_max)
+        raise RecordTooLargeError(topic.name, records.nbytes, topic.record_bytes_max, index=index)
     half = len(records) // 2
-    _check_sizes(topic, partition, records.slice(0, half), index)
-    _check_sizes(topic, partition, records.slice(half, len(records)), index + half)
+    _check_sizes(topic, records.slice(0, half), index)
+    _check_sizes(topic, records.slice(half, len(records)), index + half)

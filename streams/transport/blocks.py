@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from streams.errors import TransportError
+from streams.errors import LogDamagedError, LogFormatError, LogFullError, TransportError
 
 __all__ = [
     "Block",
     "BlockFile",
     "Fsync",
-    "LogDamagedError",
-    "LogFormatError",
-    "LogFullError",
     "Partition",
     "Topic",
     "TopicPartition",
@@ -67,42 +64,6 @@ create table group_offsets (
 
 Fsync = Literal["full", "normal"]
 TopicPartition = tuple[str, int]
-
-
-class LogFullError(TransportError):
-    """The disk, or the log's own `bytes_max`, has no room. Nothing of the write is there; the log stays usable."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        super().__init__(
-            f"embedded log {path}: no room left, nothing of this write is there; free disk space, raise the log's "
-            "size limit, or shorten a topic's retention",
-            retriable=True,
-        )
-
-
-class LogDamagedError(TransportError):
-    """The file is not what the log wrote: a failing disk, or another program wrote to it."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path = path
-        super().__init__(
-            f"embedded log {path} is damaged ({what}); restore its directory from a backup, or move it away and start "
-            "with an empty one",
-            fatal=True,
-        )
-
-
-class LogFormatError(TransportError):
-    """A newer release wrote this log."""
-
-    def __init__(self, path: Path, came: int) -> None:
-        self.path = path
-        self.came = came
-        super().__init__(
-            f"embedded log {path} has format {came}, the newest this release reads is {FORMAT}; upgrade this process",
-            fatal=True,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +161,7 @@ class BlockFile:
         if row is None:
             raise LogDamagedError(self.path, "its format is not recorded")
         if row[0] > FORMAT:
-            raise LogFormatError(self.path, row[0])
+            raise LogFormatError(self.path, row[0], FORMAT)
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:

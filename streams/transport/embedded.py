@@ -20,11 +20,10 @@ from mode import Service, want_seconds
 from typing_extensions import override
 
 from streams._native import Records
-from streams.errors import TransportError
+from streams.errors import LogFullError, TransportError
 from streams.options import Settings
 from streams.transport.consumer import ChunkConductor, ChunkConsumer
 from streams.transport.embedded_producer import Producer
-from streams.transport.log import LogFullError
 from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink
 from streams.transport.worker_log import EmbeddedLedger, WorkerLog

@@ -18,21 +18,12 @@ from typing import ClassVar, Literal, Self
 from streams._native import Records
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import TransportError
-from streams.transport.appender import Appender, RecordTooLargeError
-from streams.transport.blocks import (
-    BlockFile,
-    Fsync,
-    LogDamagedError,
-    LogFormatError,
-    LogFullError,
-    Partition,
-    Topic,
-    TopicPartition,
-)
+from streams.transport.appender import Appender
+from streams.transport.blocks import BlockFile, Fsync, Partition, Topic, TopicPartition
 from streams.transport.directory_lock import DirectoryLock
 from streams.transport.upkeep import Upkeep, decoded
 
-__all__ = ["Log", "LogDamagedError", "LogFormatError", "LogFullError", "RecordTooLargeError", "Topic", "TopicPartition"]
+__all__ = ["Log", "Topic", "TopicPartition"]
 
 POLL_MS = 100
 """A read-only log cannot be told of another process's appends and looks this often."""

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 
 from streams._native import Records
-from streams.transport.blocks import Block, BlockFile, LogDamagedError, Partition, Topic, TopicPartition
+from streams.errors import LogDamagedError
+from streams.transport.blocks import Block, BlockFile, Partition, Topic, TopicPartition
 from streams.transport.compaction import Compaction
 
 __all__ = ["BLOCK_BYTES_MAX", "BLOCK_RECORDS_MAX", "Upkeep", "decoded", "encoded"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from streams._native import Records, murmur2_partition
 from streams.clock import SYSTEM_CLOCK
-from streams.errors import TransportError
+from streams.errors import LogFullError, TransportError
 from streams.options import Settings
 from streams.transport.chunk import Output
-from streams.transport.log import Log, LogFullError
+from streams.transport.log import Log
 from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink
 

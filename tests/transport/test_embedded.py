@@ -16,8 +16,8 @@ import pytest
 from streams._native import Records
 from streams.app import App
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.errors import LogBusyError, TransportError
-from streams.transport.log import Log, LogFullError, RecordTooLargeError
+from streams.errors import LogBusyError, LogFullError, RecordTooLargeError, TransportError
+from streams.transport.log import Log
 from tests.contract.site import Site, changes, history
 
 STOP_TIMEOUT_S = 10
