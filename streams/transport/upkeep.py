@@ -39,10 +39,14 @@ def encoded(records: Records, created_ms: int) -> Block:
 
 def decoded(file: BlockFile, where: TopicPartition, block: Block) -> Records:
     """A block's records. LogDamagedError names where a damaged one lies."""
+    place = f"{where[0]} partition {where[1]} offset {block.first}"
     try:
-        return Records.decode(block.data)
+        records = Records.decode(block.data)
     except ValueError as error:
-        raise LogDamagedError(file.path, f"{where[0]} partition {where[1]} offset {block.first}: {error}") from error
+        raise LogDamagedError(file.path, f"{place}: {error}") from error
+    if (block.first, block.last, block.records) != (records.first_offset, records.last_offset, len(records)):
+        raise LogDamagedError(file.path, f"{place}: the block holds other records than its entry says")
+    return records
 
 
 @dataclass(slots=True)

@@ -5,8 +5,12 @@
 
 use std::fmt;
 
+use crate::digest;
+
 /// First byte of an encoded block. A reader refuses a higher one by name.
-pub const BLOCK_FORMAT: u8 = 1;
+pub const BLOCK_FORMAT: u8 = 2;
+/// Blocks of this format have no checksum; they are read and never written.
+const BLOCK_FORMAT_PLAIN: u8 = 1;
 /// Spans are 32 bits wide: an arena holds at most this many bytes. Chunks are bounded far below it.
 pub const ARENA_BYTES_MAX: usize = u32::MAX as usize - 1;
 /// A decoded block may not claim more than this: a damaged length must not allocate the machine away.
@@ -243,7 +247,7 @@ impl Records {
         }
     }
 
-    /// One block: the format byte, then LZ4 of counts, spans and bytes.
+    /// One block: the format byte, XXH3-64 of the rest (little-endian), then LZ4 of counts, spans and bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut raw = Vec::with_capacity(self.bytes.len() + self.entries.len() * 8 + 16);
         put_varint(&mut raw, self.entries.len() as u64);
@@ -261,17 +265,29 @@ impl Records {
                 put_bytes(&mut raw, value.get(&self.bytes));
             }
         }
-        let mut block = vec![BLOCK_FORMAT];
-        block.extend_from_slice(&lz4_flex::block::compress_prepend_size(&raw));
+        let body = lz4_flex::block::compress_prepend_size(&raw);
+        let mut block = Vec::with_capacity(9 + body.len());
+        block.push(BLOCK_FORMAT);
+        block.extend_from_slice(&digest(&body).to_le_bytes());
+        block.extend_from_slice(&body);
         block
     }
 
-    /// The records of a block that [`Records::encode`] wrote.
+    /// The records of a block that [`Records::encode`] wrote, here or in an older release.
     pub fn decode(block: &[u8]) -> Result<Records, RecordsError> {
-        let (format, body) = block.split_first().ok_or(RecordsError::Damaged("empty"))?;
-        if *format != BLOCK_FORMAT {
-            return Err(RecordsError::Format { came: *format });
-        }
+        let (format, rest) = block.split_first().ok_or(RecordsError::Damaged("empty"))?;
+        let body = match *format {
+            BLOCK_FORMAT => {
+                let (sum, body) = rest.split_first_chunk().ok_or(RecordsError::Damaged("shorter than its checksum"))?;
+                if u64::from_le_bytes(*sum) != digest(body) {
+                    return Err(RecordsError::Damaged("its checksum does not fit"));
+                }
+                body
+            }
+            BLOCK_FORMAT_PLAIN => rest,
+            0 => return Err(RecordsError::Damaged("it has no format")),
+            came => return Err(RecordsError::Format { came }),
+        };
         let size = body.get(..4).ok_or(RecordsError::Damaged("shorter than its header"))?;
         let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
         if size > BLOCK_BYTES_MAX {
@@ -440,12 +456,20 @@ mod tests {
         let mut newer = block.clone();
         newer[0] = 9;
         assert_eq!(Some(RecordsError::Format { came: 9 }), Records::decode(&newer).err());
-        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-        for _ in 0..20_000 {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        for bit in 0..8 * block.len() {
             let mut flipped = block.clone();
-            let at = (seed >> 33) as usize % flipped.len();
-            flipped[at] ^= 1 << ((seed >> 20) & 7);
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Records::decode(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_block_without_a_checksum_is_read_and_never_crashes() {
+        let block = [&[BLOCK_FORMAT_PLAIN], &sample().encode()[9..]].concat();
+        assert_eq!(content(&sample()), content(&Records::decode(&block).unwrap()));
+        for bit in 0..8 * block.len() {
+            let mut flipped = block.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
             let _ = Records::decode(&flipped);
         }
     }
