@@ -4,6 +4,7 @@ use std::os::raw::c_void;
 use std::ptr;
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rdkafka_sys as sys;
 use streams_kernel::records::Records;
@@ -28,6 +29,14 @@ pub struct Consumer {
     handle: Handle,
     queue: *mut sys::rd_kafka_queue_t,
     room: Room,
+    /// What ended a fetch that had records: it is said by the next one.
+    failed: Mutex<Option<Failed>>,
+}
+
+/// An error of one partition, or of the client where there is none.
+struct Failed {
+    place: Option<(String, i32)>,
+    error: KafkaError,
 }
 
 /// What the largest run of the last fetch held: the next one's memory is asked for at once instead of doubled up to it.
@@ -61,19 +70,30 @@ impl Consumer {
         // there, and serving its events would take messages away.
         // SAFETY: the handle is live; the consumer queue holds a reference of its own.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(handle.rk) };
-        Ok(Consumer { handle, queue, room: Room::default() })
+        Ok(Consumer { handle, queue, room: Room::default(), failed: Mutex::new(None) })
     }
 
     pub fn assign<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32, i64)>) -> Result<(), KafkaError> {
         let list = Partitions::new(items)?;
+        self.forgive(&list);
         // SAFETY: handle and list are live for the call.
         KafkaError::take(unsafe { sys::rd_kafka_incremental_assign(self.handle.rk, list.0) }, "assign")
     }
 
     pub fn unassign<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32)>) -> Result<(), KafkaError> {
         let list = Partitions::new(items.into_iter().map(|(topic, partition)| (topic, partition, 0)))?;
+        self.forgive(&list);
         // SAFETY: handle and list are live for the call.
         KafkaError::take(unsafe { sys::rd_kafka_incremental_unassign(self.handle.rk, list.0) }, "unassign")
+    }
+
+    /// An error of a partition that is placed anew, or goes, is nobody's any more.
+    fn forgive(&self, list: &Partitions) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = failed.as_ref().and_then(|failed| failed.place.as_ref());
+        if place.is_some_and(|place| list.items().iter().any(|item| (&item.0, item.1) == (&place.0, place.1))) {
+            *failed = None;
+        }
     }
 
     pub fn subscribe<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), KafkaError> {
@@ -165,9 +185,13 @@ impl Consumer {
     /// Waits up to `timeout_ms` for the first message, then takes what is there, up to the two limits.
     ///
     /// Records of one partition stay in order; a fetch may hold several partitions. Errors that mend themselves are
-    /// logged; an error that does not ends the fetch, after what was fetched before it was returned by an earlier call.
+    /// logged; one that does not ends the fetch: with what was fetched before it, where there is any, and the error is
+    /// the next call's, unless its partition is assigned anew or gone by then.
     pub fn fetch(&self, records_max: usize, bytes_max: usize, timeout_ms: i32) -> Result<Vec<Fetched>, KafkaError> {
         self.handle.serve(0, |_| {})?;
+        if let Some(failed) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(failed.error);
+        }
         let mut out: Vec<Fetched> = Vec::new();
         let mut messages: [*mut sys::rd_kafka_message_t; BATCH] = [ptr::null_mut(); BATCH];
         let (mut count, mut bytes) = (0usize, 0usize);
@@ -193,8 +217,9 @@ impl Consumer {
             count += got as usize;
         }
         match failed {
-            Some(error) => Err(error),
-            None => {
+            Some(failed) if out.is_empty() => Err(failed.error),
+            failed => {
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
                 self.room.learn(&out);
                 Ok(out)
             }
@@ -212,7 +237,7 @@ impl Consumer {
         message: *mut sys::rd_kafka_message_t,
         out: &mut Vec<Fetched>,
         bytes: &mut usize,
-    ) -> Result<(), KafkaError> {
+    ) -> Result<(), Failed> {
         // SAFETY: `message` is owned by this call and destroyed at its end, after everything was copied.
         unsafe {
             let result = self.copy(&*message, out, bytes);
@@ -221,17 +246,14 @@ impl Consumer {
         }
     }
 
-    fn copy(
-        &self,
-        message: &sys::rd_kafka_message_t,
-        out: &mut Vec<Fetched>,
-        bytes: &mut usize,
-    ) -> Result<(), KafkaError> {
+    fn copy(&self, message: &sys::rd_kafka_message_t, out: &mut Vec<Fetched>, bytes: &mut usize) -> Result<(), Failed> {
         match message.err {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
                 let run = run_of(message, out, &self.room);
-                append(message, &mut run.records)
-                    .map_err(|error| KafkaError::local("_INVALID_ARG", error.to_string()))?;
+                append(message, &mut run.records).map_err(|error| Failed {
+                    place: place_of(message),
+                    error: KafkaError::local("_INVALID_ARG", error.to_string()),
+                })?;
                 *bytes += message.len + message.key_len;
                 Ok(())
             }
@@ -240,7 +262,9 @@ impl Consumer {
                 Ok(())
             }
             code => {
-                let error = KafkaError::of(code, "fetch");
+                let place = place_of(message);
+                let what = place.as_ref().map(|(topic, partition)| format!("fetch of {topic} partition {partition}"));
+                let error = KafkaError::of(code, what.as_deref().unwrap_or("fetch"));
                 let passing = error.retriable
                     || matches!(
                         code,
@@ -253,7 +277,7 @@ impl Consumer {
                     self.handle.log(error.to_string());
                     return Ok(());
                 }
-                Err(error)
+                Err(Failed { place, error })
             }
         }
     }
@@ -267,6 +291,16 @@ impl Drop for Consumer {
             sys::rd_kafka_consumer_close(self.handle.rk);
         }
     }
+}
+
+/// Topic and partition of a message; None for an error of the client itself.
+fn place_of(message: &sys::rd_kafka_message_t) -> Option<(String, i32)> {
+    if message.rkt.is_null() {
+        return None;
+    }
+    // SAFETY: the topic object lives as long as the message; its name as long as the object.
+    let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
+    Some((name.to_string_lossy().into_owned(), message.partition))
 }
 
 /// The run of the message's partition: nearly always the last one, since fetches come partition by partition.
