@@ -202,8 +202,10 @@ class Step:
         """What became of the records, by name; `dead.REASON` only where there are any."""
 
     @property
-    def stuck(self) -> list[int]:
-        """XXH3-64 of keys that have now dropped 100 events in a row."""
+    def stuck(self) -> list[tuple[int, int]]:
+        """Of keys that have now dropped 100 events in a row a hash, keyed by a secret of this process, and the offset
+        of the last event dropped: a log says neither the key nor what a list of keys could be searched for.
+        """
 
     @property
     def fatal(self) -> str | None:

@@ -168,6 +168,10 @@ class Sync:
 
     def _account(self, chunk: Chunk, step: Step) -> None:
         self.counts.update(step.counts)
-        for hashed in step.stuck:
-            log.warning("%s: key %016x has dropped 100 events in a row", self.topics.source, hashed)
+        for hashed, offset in step.stuck:
+            log.warning(
+                "%s partition %d: the key of offset %d (%016x in this process) has dropped 100 events in a row; if its "
+                "source counts anew, see `streams state reset-sequence`",
+                self.topics.input, chunk.partition, offset, hashed,
+            )  # fmt: skip
         self._limits.observe(chunk.partition, len(chunk), step.counts)

@@ -126,6 +126,7 @@ fn table(fields: &str) -> Result<SyncTable, Failed> {
         schema_ids: Vec::new(),
         message_index: vec![0],
         sealed: false,
+        seed: 1,
         canonicaliser: Box::new(Never),
     };
     Ok(SyncTable::new(Arc::new(Job::new(spec)?), 0, true))

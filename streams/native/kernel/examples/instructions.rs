@@ -177,6 +177,7 @@ fn table() -> SyncTable {
         schema_ids: Vec::new(),
         message_index: vec![0],
         sealed: false,
+        seed: 1,
         canonicaliser: Box::new(Never),
     };
     SyncTable::new(Arc::new(Job::new(spec).unwrap()), 0, true)

@@ -81,6 +81,8 @@ pub struct JobSpec {
     pub message_index: Vec<i32>,
     /// The type has privacy options: a record that cannot be decoded must not be written in the clear.
     pub sealed: bool,
+    /// Of the index over the keys: another one in every process, see [`crate::table::Table::seeded`].
+    pub seed: u64,
     pub canonicaliser: Box<dyn Canonicaliser>,
 }
 
@@ -97,6 +99,7 @@ pub struct Job {
     pub(crate) partitions: u32,
     pub(crate) tombstone_retention_ms: u64,
     pub(crate) sealed: bool,
+    pub(crate) seed: u64,
     canonicaliser: Box<dyn Canonicaliser>,
 }
 
@@ -133,6 +136,7 @@ impl Job {
             partitions: spec.partitions,
             tombstone_retention_ms: spec.tombstone_retention_ms,
             sealed: spec.sealed,
+            seed: spec.seed,
             canonicaliser: spec.canonicaliser,
         })
     }

@@ -24,3 +24,8 @@ mod zoo;
 pub fn digest(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
 }
+
+/// Where a key stands in an index: with a seed that nobody outside knows, nobody can make keys that fall together.
+pub(crate) fn index_hash(seed: u64, key: &[u8]) -> u32 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) as u32
+}

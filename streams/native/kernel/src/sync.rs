@@ -23,7 +23,7 @@ use crate::wire;
 /// Tombstones that one call removes at most: a bulk delete of a million keys that comes due at one moment then costs a
 /// chunk about a millisecond.
 pub const EXPIRE_MAX: usize = 1_000;
-/// A key that drops this many events in a row is named, once, by its hash: its source has probably started anew.
+/// A key that drops this many events in a row is told of once: its source has probably started anew.
 pub const STUCK_DROPS: u16 = 100;
 /// Records whose rows are touched ahead, so that their waits for memory overlap: as many as fit the first cache.
 const WARM_RECORDS: usize = 16;
@@ -122,8 +122,9 @@ pub struct Step {
     /// Serial of the layer that holds the rows; 0 where the call was stopped.
     pub mark: u64,
     pub counts: Counts,
-    /// XXH3-64 of keys that dropped [`STUCK_DROPS`] events in a row.
-    pub stuck: Vec<u64>,
+    /// Keys that dropped [`STUCK_DROPS`] events in a row, with the offset of the last of these. A log gets no key, and no
+    /// hash of it that could be looked up in a list of keys.
+    pub stuck: Vec<(Vec<u8>, i64)>,
     /// Why the worker must stop: nothing of the chunk was applied.
     pub fatal: Option<String>,
 }
@@ -197,9 +198,9 @@ pub struct SyncTable {
 impl SyncTable {
     pub fn new(job: Arc<Job>, partition: u32, resident: bool) -> SyncTable {
         SyncTable {
+            table: Table::new(resident).seeded(job.seed),
             job,
             partition,
-            table: Table::new(resident),
             buffers: Buffers::default(),
             scratch: Scratch::default(),
             key: Vec::new(),
@@ -457,7 +458,7 @@ impl Call<'_> {
         let place = self.place(key, record.offset())?;
         let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
         if let Some(dropped) = held.as_ref().and_then(|row| arrival.repeats(&row.header)) {
-            self.drop_event(place, key, dropped);
+            self.drop_event(place, key, record.offset(), dropped);
             return Ok(());
         }
         let (counts, buffers) = (&mut self.step.counts, &mut *self.buffers);
@@ -549,7 +550,7 @@ impl Call<'_> {
         Ok(place)
     }
 
-    fn drop_event(&mut self, place: Place, key: &[u8], dropped: Dropped) {
+    fn drop_event(&mut self, place: Place, key: &[u8], offset: i64, dropped: Dropped) {
         let counts = &mut self.step.counts;
         match dropped {
             // A rewind is expected, and so is a replay that comes too late; only an id or a sequence that never moves on
@@ -567,7 +568,7 @@ impl Call<'_> {
         }
         if place.slot.is_some_and(|slot| self.table.count_drop(slot) == STUCK_DROPS) {
             counts.stuck_keys += 1;
-            self.step.stuck.push(digest(key));
+            self.step.stuck.push((key.to_vec(), offset));
         }
     }
 

@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use hashbrown::HashTable;
 
-use crate::digest;
+use crate::index_hash;
 use crate::records::{Records, RecordsError};
 use crate::row::{order, Row, RowError, SCHEMA_KEY};
 
@@ -99,6 +99,8 @@ pub struct Place {
 /// See the module's text.
 pub struct Table {
     resident: bool,
+    /// Of the index: see [`Table::seeded`].
+    seed: u64,
     index: HashTable<Probe>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -124,6 +126,7 @@ impl Table {
     pub fn new(resident: bool) -> Table {
         Table {
             resident,
+            seed: 0,
             index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -137,6 +140,12 @@ impl Table {
             bytes: 0,
             epoch_floor: 0,
         }
+    }
+
+    /// The same table, still empty, indexed under this seed: whoever writes keys must not know it, or could choose keys
+    /// that fall together, and each look-up would cost as many steps as there are of them.
+    pub fn seeded(self, seed: u64) -> Table {
+        Table { seed, ..self }
     }
 
     pub fn is_resident(&self) -> bool {
@@ -166,7 +175,7 @@ impl Table {
     // Looking up and writing ------------------------------------------------------------------------------------------
 
     pub fn find(&self, key: &[u8]) -> Place {
-        let hash = digest(key) as u32;
+        let hash = index_hash(self.seed, key);
         let same = |probe: &Probe| probe.hash == hash && self.slots[probe.slot as usize].key() == key;
         Place { hash, slot: self.index.find(spread(hash), same).map(|probe| probe.slot) }
     }
@@ -273,7 +282,7 @@ impl Table {
         let key_len = std::mem::take(&mut self.slots[index as usize].key_len) as usize;
         self.bytes -= data.len();
         self.rows -= usize::from(data.len() > key_len);
-        let hash = digest(&data[..key_len]) as u32;
+        let hash = index_hash(self.seed, &data[..key_len]);
         if let Ok(entry) = self.index.find_entry(spread(hash), |probe| probe.slot == index) {
             entry.remove();
         }
@@ -709,6 +718,30 @@ mod tests {
         table.restore(b"other", Some(&old)).unwrap();
         let written = pairs(&table.commit(0).unwrap());
         assert_eq!(vec![(b"gone".to_vec(), None), (b"other".to_vec(), Some(old))], written);
+    }
+
+    /// The key of eight bytes whose XXH3-64 without a seed is `hash`: the algorithm's steps, each taken back.
+    fn key_of(hash: u64) -> [u8; 8] {
+        const INVERSE: u64 = 0x02ab_9c72_0d10_24ad; // of XXH3's multiplier, modulo 2^64
+        const SECRET: u64 = 0xc73a_b174_c5ec_d5a2; // what of its public secret goes into eight bytes
+        let mixed = (hash ^ (hash >> 28) ^ (hash >> 56)).wrapping_mul(INVERSE);
+        let mut mixed = (mixed ^ ((mixed >> 35) + 8)).wrapping_mul(INVERSE);
+        (0..63).for_each(|_| mixed ^= mixed.rotate_left(49) ^ mixed.rotate_left(24));
+        (mixed ^ SECRET).rotate_left(32).to_le_bytes()
+    }
+
+    #[test]
+    fn keys_chosen_to_fall_together_do_not_where_the_seed_is_not_known() {
+        let chosen: Vec<_> = (1..=1_000).map(|high: u64| key_of(high << 32 | 0x1234_5678)).collect();
+        assert!(chosen.iter().all(|key| crate::digest(key) as u32 == 0x1234_5678), "the keys are chosen well");
+        for (seed, places) in [(0, 1), (1, 1_000), (u64::MAX / 3, 1_000)] {
+            let mut table = Table::new(true).seeded(seed);
+            for key in &chosen {
+                table.restore(key, Some(&row(1, 1, b"x"))).unwrap();
+            }
+            let hashes: std::collections::HashSet<u32> = table.index.iter().map(|probe| probe.hash).collect();
+            assert_eq!(places, hashes.len());
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn spec() -> JobSpec {
         schema_ids: Vec::new(),
         message_index: vec![0],
         sealed: false,
+        seed: 1,
         canonicaliser: Box::new(Upb),
     }
 }
@@ -188,7 +189,7 @@ fn a_key_that_only_drops_is_named_once() {
     for offset in 0..3 * i64::from(STUCK_DROPS) {
         named.extend(table.process(&at(one.clone(), offset), NOW).unwrap().stuck);
     }
-    assert_eq!(vec![digest(b"k")], named);
+    assert_eq!(vec![(b"k".to_vec(), i64::from(STUCK_DROPS))], named);
 }
 
 #[test]

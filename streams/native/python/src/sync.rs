@@ -1,5 +1,6 @@
 //! Differential sync: `Job`, `Table`, `Step`, `decode_row`. Every call leaves the GIL before it takes a table's lock.
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -11,6 +12,9 @@ use streams_kernel::sync::{Failure, Step, SyncTable};
 
 use crate::kernel::PySchema;
 use crate::records::PyRecords;
+
+/// This process's secret: it seeds the index over the keys, and names keys in logs.
+static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// What the callback raised, to be raised again where the call ends.
 type Raised = Arc<Mutex<Option<PyErr>>>;
@@ -82,6 +86,7 @@ impl PyJob {
             schema_ids,
             message_index,
             sealed,
+            seed: SECRET.hash_one("index"),
             canonicaliser: Box::new(Callback { callable: canonicalise, raised: raised.clone() }),
         };
         let job = Job::new(spec).map_err(PyValueError::new_err)?;
@@ -101,7 +106,7 @@ pub struct PyStep {
     #[pyo3(get)]
     counts: Py<PyDict>,
     #[pyo3(get)]
-    stuck: Vec<u64>,
+    stuck: Vec<(u64, i64)>,
     #[pyo3(get)]
     fatal: Option<String>,
 }
@@ -117,7 +122,7 @@ impl PyStep {
             dead_letters: Py::new(py, PyRecords::from(step.dead_letters))?,
             mark: step.mark,
             counts: counts.unbind(),
-            stuck: step.stuck,
+            stuck: step.stuck.iter().map(|(key, offset)| (SECRET.hash_one(key), *offset)).collect(),
             fatal: step.fatal,
         })
     }
