@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily
 
+import streams
 from streams._native import Records, Table
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.observe.metrics import COUNTERS, counters
+from streams.observe.metrics import COUNTERS, DELIVERY_COUNTERS, WITH_REASON, counters, deliveries
 from tests.client.place import job_of
 
 LABELS = {"topic", "partition", "target", "reason"}
@@ -28,6 +30,31 @@ def test_names_are_prometheus_names() -> None:
         assert re.fullmatch(r"streams(_[a-z]+)+", counter.name)
         assert not counter.name.endswith("_total")
         assert helps.setdefault(counter.name, counter.help) == counter.help
+
+
+def test_a_counter_without_a_description_costs_no_other() -> None:
+    """Found: one new counter of a route, or of the kernel, made the whole of /metrics fail."""
+    shown = list(deliveries({"t": {"dropped": 2, "patches": 3, "patches.late": 1, "answers.ok": 4, "answers": 5}}))
+    kernel = list(counters({"devices": {"events": 1, "invented": 2}}))
+
+    assert {("streams_delivery_other_total", "dropped", 2), ("streams_delivery_other_total", "patches.late", 1),
+            ("streams_delivery_other_total", "answers", 5), ("streams_delivered_patches_total", None, 3),
+            ("streams_delivery_answers_total", "ok", 4)} == _samples(shown)  # fmt: skip
+    assert {("streams_kernel_other_total", "invented", 2), ("streams_events_total", None, 1)} == _samples(kernel)
+    assert len({family.name for family in shown}) == len(shown)
+
+
+def _samples(families: list[CounterMetricFamily]) -> set[tuple[str, str | None, float]]:
+    """Name, reason and value of every sample."""
+    return {(each.name, each.labels.get("reason"), each.value) for family in families for each in family.samples}
+
+
+def test_every_counter_of_a_delivery_is_described() -> None:
+    """What the delivery's code counts, as it is written there."""
+    text = "".join(path.read_text() for path in (Path(streams.__file__).parent / "delivery").glob("*.py"))
+    counted = set(re.findall(r"""counts\[f?"(\w+)(\.?)""", text))
+
+    assert {(name, "." if name in WITH_REASON else "") for name in DELIVERY_COUNTERS} == counted
 
 
 def test_dead_letters_are_counted_by_reason() -> None:
