@@ -144,7 +144,7 @@ def _child(
     own = {
         **given,
         "app.workers": 1,
-        "app.web_port": app.web_port + index if app.web_port else 0,
+        "app.web_port": app.web_port + index,
         "app.datadir": os.path.join(app.datadir, str(index)),
         "app.instance": f"{app.instance}-{index}",
     }

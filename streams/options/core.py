@@ -53,7 +53,11 @@ class AppSettings:
     )
     web_host: str = option("127.0.0.1", "address that metrics and health are served on", "nobody outside by default")
     web_port: int = option(
-        6066, "port of metrics and health", "Faust's; worker i of several serves on port + i", least=0, most=65_535
+        6066,
+        "port of metrics and health; a fixed one: it is where a probe looks, and part of the worker's name",
+        "Faust's; worker i of several serves on port + i",
+        least=1,
+        most=65_535,
     )
     web_names: tuple[str, ...] = option(
         (),

@@ -46,6 +46,11 @@ def test_the_version_is_the_packages() -> None:
         (["worker"], 2, "app.id: got nothing"),
         (["worker", "--set", "app.id=x"], 2, "-A MODULE:NAME"),
         (["worker", "--set", "app.id"], 2, "expected NAME=VALUE"),
+        (
+            ["worker", "--set", "app.id=x", "--set", "app.web_port=0"],
+            2,
+            "app.web_port (flag): got '0', expected 1 or more",
+        ),
         (["worker", "-A", "no_such_module:app"], 2, "no_such_module"),
         (["worker", "-A", "json:loads"], 2, "a streams.App"),
         (["worker", "--config", "none.toml"], 2, "readable TOML"),
