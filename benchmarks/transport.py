@@ -29,6 +29,7 @@ from benchmarks.workload import CANONICAL, SMALL, Workload
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaProducer, Records, xxh3_64
 from streams.options import ChunkSettings, Settings
 from streams.transport.blocks import Fsync
+from streams.transport.clients import NativeClients
 from streams.transport.credentials import Credentials
 from streams.transport.ledger import KafkaLedger, Member
 from streams.transport.log import Log
@@ -61,7 +62,7 @@ def producer_config(broker: str, compression: str) -> dict[str, str]:
     """What the worker's own producer is configured with, but for the compression."""
     ledger = KafkaLedger(
         {"bootstrap.servers": servers(broker)}, topics={}, transactional_id=None, transaction_timeout_ms=TIMEOUT_MS,
-        member=lambda: Member("bench", "", None), credentials=Credentials(Settings().security),
+        member=lambda: Member("bench", "", None), clients=NativeClients({}, Credentials(Settings().security)),
     )  # fmt: skip
     config = {**ledger._config, "compression.type": compression}
     if compression != "zstd":

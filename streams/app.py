@@ -42,8 +42,8 @@ RESTORE_PAUSE_S = 1.0
 """Between two attempts to restore from a broker that is away."""
 PARTS_SHARE = 0.9
 """Of the drain timeout; the rest is for the stores and for Python's own end."""
-TOKEN_CHECK_S = 5.0
-"""How often a token is looked at; it is read again only when most of its life is over."""
+CLIENTS_CHECK_S = 5.0
+"""How often the native clients are looked after; a token is read again only when most of its life is over."""
 
 
 def transport_url(broker: str) -> str:
@@ -221,7 +221,7 @@ class App(faust.App):
             loop.create_task(stopping.wait()),
             loop.create_task(interrupted.wait()),
             loop.create_task(self._ended(starting)),
-            loop.create_task(self._keep_tokens()),
+            loop.create_task(self._tend_clients()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -242,11 +242,11 @@ class App(faust.App):
         if self.interrupted:
             raise KeyboardInterrupt
 
-    async def _keep_tokens(self) -> None:
-        """Hands the native clients a new token before the old one expires; never returns."""
+    async def _tend_clients(self) -> None:
+        """Hands the native clients a new token before the old one expires, and hears their logs; never returns."""
         while True:
-            await asyncio.sleep(TOKEN_CHECK_S)
-            await asyncio.to_thread(self.transport.refresh_tokens)
+            await asyncio.sleep(CLIENTS_CHECK_S)
+            await asyncio.to_thread(self.transport.tend_clients)
 
     async def _ended(self, starting: asyncio.Task[None]) -> None:
         try:
@@ -265,7 +265,7 @@ class App(faust.App):
                     "app.web_port",
                     f"{own.web_port}, which another process on {own.web_host} uses",
                     "a free port",
-                    "set another one, or 0 to let the system choose",
+                    "set another one, for example in STREAMS_APP__WEB_PORT",
                 )
             )
         return error

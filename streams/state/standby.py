@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from streams._native import KafkaConsumer, KafkaError, Records
+from streams.errors import StreamsError
 
 __all__ = ["Copy", "Standby"]
 
@@ -91,7 +92,7 @@ class Standby(Generic[C]):
                 self._place(consumer, held)
                 for _, partition, rows, _ in consumer.fetch(FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS):
                     self._absorb(partition, rows)
-            except KafkaError as error:
+            except (KafkaError, StreamsError) as error:
                 log.warning("standby of %s pauses: %s", self._topic, error)
                 if consumer is not None:
                     consumer.close()

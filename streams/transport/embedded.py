@@ -376,8 +376,8 @@ class Transport(base.Transport):
 
         await asyncio.to_thread(declare)
 
-    def refresh_tokens(self) -> None:
-        """Nobody asks for one here."""
+    def tend_clients(self) -> None:
+        """There are none."""
 
     def read_log(
         self, start: Positions, sink: Sink, keep_going: Callable[[], bool], progress: Progress | None = None

@@ -88,9 +88,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         conf, settings = self.app.conf, self.transport.settings
         reads = "read_committed"
-        self._native = KafkaConsumer(
+        self._native = self.transport.clients.open(
+            KafkaConsumer,
             {
-                **self.transport.client_config(),
                 "group.id": conf.id,
                 "enable.auto.commit": "false",
                 "enable.auto.offset.store": "false",
@@ -100,9 +100,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 "fetch.queue.backoff.ms": "2",  # librdkafka's 1000 costs three quarters of the throughput
                 "queued.min.messages": "100000",
                 "queued.max.messages.kbytes": str(settings.chunk.prefetch_bytes_max // 1024),
-            }
+            },
         )
-        self.transport.hand_token(self._native)
 
     @override
     async def on_thread_stop(self) -> None:
@@ -156,11 +155,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if self._native is None:
             raise TransportError("consumer is not started")
         return self._native
-
-    def refresh_token(self) -> None:
-        """Hands the native consumer a current OAUTHBEARER token."""
-        if self._native is not None:
-            self.transport.hand_token(self._native)
 
     # -- assignment -------------------------------------------------------------------------------------------
 

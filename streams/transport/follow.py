@@ -5,7 +5,6 @@ A follower belongs to one thread at a time, which it may block.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
@@ -16,9 +15,6 @@ from streams.transport.log import Log
 from streams.transport.tail import Positions
 
 __all__ = ["Fetched", "Follower", "open_follower"]
-
-TOKEN_CHECK_S = 5.0
-"""How often a client is handed the current token; it is read anew only when most of its life is over."""
 
 Fetched = tuple[str, int, Records, int]
 """Topic, partition, records, and the end of the partition where it was reached there, else -1."""
@@ -65,9 +61,7 @@ class _KafkaFollower:
     """A librdkafka consumer that no group knows of."""
 
     def __init__(self, transport: Any) -> None:
-        self._transport = transport
         self._consumer: KafkaConsumer = transport.open_tail()
-        self._token_s = time.monotonic()
         self._followed: set[tuple[str, int]] = set()
 
     def assign(self, positions: Positions) -> None:
@@ -88,10 +82,6 @@ class _KafkaFollower:
             raise named(error, "following") from error
 
     def fetch(self, records_max: int, bytes_max: int, wait_ms: int) -> list[Fetched]:
-        now_s = time.monotonic()
-        if now_s - self._token_s >= TOKEN_CHECK_S:
-            self._token_s = now_s
-            self._transport.hand_token(self._consumer)
         try:
             return self._consumer.fetch(records_max, bytes_max, wait_ms)
         except KafkaError as error:

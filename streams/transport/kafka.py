@@ -20,8 +20,9 @@ from mode import Service
 from typing_extensions import override
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
-from streams.errors import TransportError
+from streams.errors import StreamsError, TransportError
 from streams.options import Settings
+from streams.transport.clients import NativeClients
 from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics
 from streams.transport.credentials import Credentials
 from streams.transport.fetcher import ConsumerThread
@@ -62,12 +63,12 @@ class Consumer(ChunkConsumer, driver.Consumer):
         slot = settings.app.instance or f"{settings.app.web_host}:{self.app.conf.web_port}"
         largest = str(settings.limits.record_bytes_max + PRODUCE_ROOM_BYTES)
         self.ledger: KafkaLedger = KafkaLedger(
-            {**self.transport.client_config(), "message.max.bytes": largest},
+            {"message.max.bytes": largest},
             topics=self.transport.topic_configs,
             transactional_id=f"{self.app.conf.id}-{slot}" if exactly_once else None,
             transaction_timeout_ms=settings.transaction.timeout_ms,
             member=self._thread.member,
-            credentials=self.transport.credentials,
+            clients=self.transport.clients,
         )
         self._place = ("", -1)  # member id and generation of the last assignment
         self.begin_chunks(settings.transaction)
@@ -79,11 +80,6 @@ class Consumer(ChunkConsumer, driver.Consumer):
     def is_changelog(self, tp: TP) -> bool:
         """Whether Faust's table recovery moves this partition's position."""
         return tp.topic in self.app.tables.changelog_topics
-
-    def refresh_tokens(self) -> None:
-        """Gives the fetching and the producing client a current token. Blocks."""
-        self._thread.refresh_token()
-        self.ledger.refresh_token()
 
     async def remember_committed(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """See `ConsumerThread.remember_committed`."""
@@ -242,7 +238,7 @@ class Transport(driver.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings: Settings = getattr(self.app, "settings", None) or Settings()
-        self.credentials = Credentials(self.settings.security)
+        self.clients = self._clients()
         self.topic_configs: dict[str, dict[str, str]] = {}
         """Producer settings of single topics, filled by whoever declares them before the start."""
         self.before_subscribe: list[Callable[[KafkaAdmin, Mapping[str, int]], Iterable[str]]] = []
@@ -252,39 +248,36 @@ class Transport(driver.Transport):
         self.reasons: dict[str, str] = {}
         """Why there is no progress, where there is a reason; shown by readiness, metrics and doctor."""
 
-    def client_config(self) -> dict[str, str]:
-        """What every librdkafka client of this worker needs."""
-        return {
+    def _clients(self) -> NativeClients:
+        """What opens every librdkafka client of this worker."""
+        credentials = Credentials(self.settings.security)
+        config = {
             "bootstrap.servers": bootstrap(self),
             "client.id": self.app.conf.id,
             "reconnect.backoff.max.ms": str(RECONNECT_MAX_MS),
-            **self.credentials.librdkafka(),
+            **credentials.librdkafka(),
         }
-
-    def hand_token(self, client: Any) -> None:
-        """Gives a native client its OAUTHBEARER token, where one is needed."""
-        if self.credentials.uses_token:
-            token = self.credentials.token()
-            client.set_token(token.value, token.expires_ms, token.principal)
+        return NativeClients(config, credentials)
 
     def read_log(
         self, start: Positions, sink: Sink, keep_going: Callable[[], bool], progress: Progress | None = None
     ) -> dict[tuple[str, int], int]:
         """Reads committed records to the end as of now, beside the group. Blocks."""
-        return read_to_end(self.client_config(), start, sink, keep_going, f"{self.app.conf.id}-restore", progress)
+        group = f"{self.app.conf.id}-restore"
+        return read_to_end({}, start, sink, keep_going, group, progress, open_consumer=self._consumer)
 
     def open_tail(self) -> KafkaConsumer:
         """A consumer for standby copies: assigned by hand, beside the group."""
-        consumer = KafkaConsumer(tail_config(self.client_config(), f"{self.app.conf.id}-standby"))
-        self.hand_token(consumer)
-        return consumer
+        return self._consumer(tail_config({}, f"{self.app.conf.id}-standby"))
+
+    def _consumer(self, config: Mapping[str, str]) -> KafkaConsumer:
+        return self.clients.open(KafkaConsumer, config)
 
     def open_end(self, topic: str, partition: int) -> int:
         """Next offset of a partition, records of open transactions included. Blocks."""
         if self._open_reader is None:
             config = {"group.id": f"{self.app.conf.id}-restore", "isolation.level": "read_uncommitted"}
-            self._open_reader = KafkaConsumer({**self.client_config(), **config})
-            self.hand_token(self._open_reader)
+            self._open_reader = self._consumer(config)
         try:
             return self._open_reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)[1]
         except KafkaError as error:
@@ -300,8 +293,7 @@ class Transport(driver.Transport):
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         if self._reader is None:
-            self._reader = KafkaConsumer({**self.client_config(), "group.id": f"{self.app.conf.id}-restore"})
-            self.hand_token(self._reader)
+            self._reader = self._consumer({"group.id": f"{self.app.conf.id}-restore"})
         try:
             return self._reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)
         except KafkaError as error:
@@ -319,28 +311,28 @@ class Transport(driver.Transport):
                 self.reasons["topics"] = f"broker unreachable: {error!r}"
             await asyncio.sleep(TOPIC_POLL_S)
 
-    def refresh_tokens(self) -> None:
-        """Gives every native client a current token; nothing to do without OAUTHBEARER. Blocks."""
-        if not self.credentials.uses_token:
-            return
-        for reader in (self._reader, self._open_reader):
-            if reader is not None:
-                self.hand_token(reader)
-        self.app.consumer.refresh_tokens()
+    def tend_clients(self) -> None:
+        """Gives every native client a current token, and says what they logged. Blocks."""
+        try:
+            self.clients.tend()
+        except (StreamsError, KafkaError) as error:
+            self.reasons["token"] = str(error)  # what writes it may mend it; brokers take the last one until it expires
+        else:
+            self.reasons.pop("token", None)
 
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
         """Returns when every topic exists. Faust ignores one that does not, for five minutes, and says OK meanwhile."""
-        admin = KafkaAdmin(self.client_config())
-        self.hand_token(admin)
+        admin = self.clients.open(KafkaAdmin)
         loop = asyncio.get_running_loop()
         while not stopping():
             try:
+                await loop.run_in_executor(None, self.clients.hand_token, admin)
                 existing = await loop.run_in_executor(None, admin.topics, METADATA_TIMEOUT_MS)
                 waiting: list[str] = []
                 for declare in self.before_subscribe:
                     waiting += await loop.run_in_executor(None, declare, admin, existing)
                 existing = await loop.run_in_executor(None, admin.topics, METADATA_TIMEOUT_MS)
-            except KafkaError as error:
+            except (KafkaError, TransportError) as error:
                 self.reasons["topics"] = f"broker unreachable: {error}"
             else:
                 absent = missing_topics({*wanted, *waiting}, existing)

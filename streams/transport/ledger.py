@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from streams._native import KafkaError, KafkaProducer
 from streams.errors import TransportError
-from streams.transport.credentials import Credentials
+from streams.transport.clients import NativeClients
 from streams.transport.pipeline import Unit
 
 __all__ = ["KafkaLedger", "Member", "named"]
@@ -53,7 +53,7 @@ class KafkaLedger:
         transactional_id: str | None,
         transaction_timeout_ms: int,
         member: Callable[[], Member],
-        credentials: Credentials,
+        clients: NativeClients,
     ) -> None:
         self._config = {
             **config,
@@ -76,7 +76,7 @@ class KafkaLedger:
         self._topics = {name: dict(settings) for name, settings in topics.items()}
         self.exactly_once = transactional_id is not None
         self._member = member
-        self._credentials = credentials
+        self._clients = clients
         self._producer: KafkaProducer | None = None
         self.seconds: dict[str, float] = {"changelog": 0.0, "produce": 0.0, "flush": 0.0, "commit": 0.0, "fold": 0.0}
         """Time spent per step since the start; the benchmark's split."""
@@ -86,9 +86,7 @@ class KafkaLedger:
         """A fresh producer: what a predecessor with this transactional id left open is aborted, itself fenced."""
         self.close()
         try:
-            producer = KafkaProducer(self._config, self._topics)
-            if self._credentials.uses_token:
-                self._hand_token(producer)
+            producer = self._clients.open(lambda config: KafkaProducer(config, self._topics), self._config)
             if self.exactly_once:
                 producer.init_transactions(END_TIMEOUT_MS)
         except KafkaError as error:
@@ -100,19 +98,6 @@ class KafkaLedger:
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.close()
-
-    def refresh_token(self) -> None:
-        """Hands a current OAUTHBEARER token over; called before the last one expires."""
-        if self._producer is not None and self._credentials.uses_token:
-            self._hand_token(self._producer)
-
-    def _hand_token(self, producer: KafkaProducer) -> None:
-        token = self._credentials.token()
-        producer.set_token(token.value, token.expires_ms, token.principal)
-
-    def take_logs(self) -> list[str]:
-        """What librdkafka logged since the last call."""
-        return self._producer.logs() if self._producer is not None else []
 
     def commit(self, unit: Unit) -> None:
         """See `pipeline.Ledger`."""

@@ -23,6 +23,7 @@ Positions = Mapping[tuple[str, int], int]
 Sink = Callable[[str, int, Records], None]
 Progress = Callable[[int, int], None]
 """Called with the offsets passed and the offsets to pass; compaction makes the rows fewer."""
+OpenConsumer = Callable[[dict[str, str]], KafkaConsumer]
 
 
 def tail_config(config: Mapping[str, str], group: str) -> dict[str, str]:
@@ -47,14 +48,18 @@ def read_to_end(
     keep_going: Callable[[], bool],
     group: str,
     progress: Progress | None = None,
+    *,
+    open_consumer: OpenConsumer = KafkaConsumer,
 ) -> dict[tuple[str, int], int]:
     """Reads committed records of each partition from `start` to its end as of now; blocks.
+
+    `open_consumer`: makes a consumer of its settings, logged in where that needs more than they say.
 
     The end is the end of the log, not the last stable offset: a predecessor's commit marker may still be on its way,
     and what it commits must be read. Returns the next offset of each partition; stops early when `keep_going` says so.
     """
     try:
-        return _read(config, start, sink, keep_going, group, progress)
+        return _read(config, start, sink, keep_going, group, progress, open_consumer)
     except KafkaError as error:
         raise named(error, "changelog") from error
 
@@ -66,13 +71,14 @@ def _read(
     keep_going: Callable[[], bool],
     group: str,
     progress: Progress | None,
+    open_consumer: OpenConsumer,
 ) -> dict[tuple[str, int], int]:
-    ends, positions = _ends(config, start, group)
+    ends, positions = _ends(config, start, group, open_consumer)
     left = {where for where, offset in positions.items() if offset < ends[where]}
     if not left:
         return positions
     total = sum(ends[where] - positions[where] for where in left)
-    consumer = KafkaConsumer(tail_config(config, group))
+    consumer = open_consumer(tail_config(config, group))
     try:
         consumer.assign([(topic, partition, positions[topic, partition]) for topic, partition in left])
         while left and keep_going():
@@ -92,10 +98,10 @@ def _read(
 
 
 def _ends(
-    config: Mapping[str, str], start: Positions, group: str
+    config: Mapping[str, str], start: Positions, group: str, open_consumer: OpenConsumer
 ) -> tuple[dict[tuple[str, int], int], dict[tuple[str, int], int]]:
     """End of the log of each partition, and where to begin: compaction may have moved the first offset."""
-    consumer = KafkaConsumer(
+    consumer = open_consumer(
         {**config, "group.id": group, "enable.auto.commit": "false", "isolation.level": "read_uncommitted"}
     )
     ends: dict[tuple[str, int], int] = {}

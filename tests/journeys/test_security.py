@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import json
 import subprocess
 import time
@@ -14,11 +16,14 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError as AioKafkaError
 
 from streams._native import KafkaAdmin, KafkaError, Records
+from streams.app import App
 from streams.cli.reading import native, read_all
 from streams.client.broker import Ack, WriterOptions
 from streams.client.connect import open_writer
+from streams.demo.v1.device_pb2 import DeviceState
 from streams.options import AppSettings, SecuritySettings, Settings
 from streams.transport.credentials import Credentials
+from streams.v1.patch_pb2 import Patch
 from tests.broker import Broker, free_port
 
 pytestmark = pytest.mark.kafka
@@ -113,6 +118,50 @@ async def test_one_section_logs_both_clients_in(
     assert "guarded" in seen
     assert mechanism.encode() in keys
     assert "guarded" in native(KafkaAdmin, chosen).topics(30_000)
+
+
+async def test_a_worker_starts_with_tokens(guarded: Broker, certificates: Path, tmp_path: Path) -> None:
+    """Found when nobody had handed the reader that restores a token: it was never ready, for ever asking again."""
+    (tmp_path / "token").write_text(token(3600))
+    trusted = {"ca_file": str(certificates / "ca.pem"), "token_file": str(tmp_path / "token")}
+    chosen = settings(guarded, sasl_mechanism="OAUTHBEARER", **trusted)
+    chosen = dataclasses.replace(
+        chosen, app=dataclasses.replace(chosen.app, datadir=str(tmp_path / "data"), standby_replicas=1)
+    )
+    native(KafkaAdmin, chosen).create_topics([("readings", 1, 1, {})], 30_000)
+    for battery in (0.5, 0.25):  # the second time there is a changelog to restore
+        app = App("guarded", settings=chosen, web_enabled=False)
+        sync = app.sync("readings", DeviceState, key="field:device_id")
+        assigned = asyncio.Event()
+        worker = asyncio.create_task(app.serve(assigned.set))
+        waiting = asyncio.create_task(assigned.wait())
+        try:
+            await asyncio.wait({worker, waiting}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+
+            assert assigned.is_set(), app.transport.reasons
+
+            await asyncio.to_thread(_write, chosen, DeviceState(device_id="d", battery=battery).SerializeToString())
+            deadline_s = time.monotonic() + 30
+            while not sync.counts["events"]:
+                assert time.monotonic() < deadline_s
+                await asyncio.sleep(0.05)
+        finally:
+            waiting.cancel()
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+    found = [
+        Patch.FromString(r.value(i) or b"") for _, r in read_all(chosen, "readings.patches") for i in range(len(r))
+    ]
+
+    assert [1, 2] == [patch.revision for patch in found]
+
+
+def _write(chosen: Settings, value: bytes) -> None:
+    records = Records()
+    records.append(None, value)
+    writer = open_writer(chosen.app.broker, WriterOptions(security=chosen.security))
+    writer.write("readings", records, 0)
+    writer.close()
 
 
 async def test_a_wrong_password_or_an_unknown_certificate_is_refused(guarded: Broker, certificates: Path) -> None:
