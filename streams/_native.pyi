@@ -314,11 +314,16 @@ class KafkaConsumer:
     def assignment(self) -> list[tuple[str, int]]:
         """What is fetched now."""
 
-    def commit(self, positions: Sequence[tuple[str, int, int]], timeout_ms: int = 60_000) -> None:
-        """Commits next offsets for the group, and waits."""
+    def commit(
+        self, positions: Sequence[tuple[str, int, int] | tuple[str, int, int, str]], timeout_ms: int = 60_000
+    ) -> None:
+        """Commits next offsets for the group, with what is to be kept beside each, and waits."""
 
     def committed(self, partitions: Sequence[tuple[str, int]], timeout_ms: int) -> list[tuple[str, int, int]]:
         """Committed next offsets, stable ones at read_committed; -1: none."""
+
+    def kept(self, partitions: Sequence[tuple[str, int]], timeout_ms: int) -> list[tuple[str, int, int, str]]:
+        """As `committed`, with what is kept beside each offset; empty: nothing."""
 
     def watermarks(self, topic: str, partition: int, timeout_ms: int) -> tuple[int, int]:
         """First offset and next offset; at read_committed the latter is the last stable one."""
@@ -372,14 +377,14 @@ class KafkaProducer:
 
     def send_offsets(
         self,
-        offsets: Sequence[tuple[str, int, int]],
+        offsets: Sequence[tuple[str, int, int] | tuple[str, int, int, str]],
         group: str,
         generation: int,
         member: str,
         instance: str | None,
         timeout_ms: int,
     ) -> None:
-        """Adds next offsets to the transaction, in the name of a group member (KIP-447)."""
+        """Adds next offsets to the transaction, with what is to be kept beside each, in the name of a group member."""
 
     def commit(self, timeout_ms: int) -> None:
         """Ends the transaction. A retriable error leaves the outcome unknown: call again."""
@@ -412,6 +417,9 @@ class KafkaAdmin:
 
     def topics(self, timeout_ms: int) -> dict[str, int]:
         """Every topic with its partition count."""
+
+    def topic_ids(self, names: Sequence[str], timeout_ms: int) -> dict[str, bytes]:
+        """The id of each topic, 16 bytes; one that does not exist, or of a broker without ids, is left out."""
 
     def topic_config(self, name: str, timeout_ms: int) -> dict[str, str]:
         """A topic's settings as the broker has them, defaults included."""

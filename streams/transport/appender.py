@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from streams._native import Records
 from streams.clock import Clock
 from streams.errors import RecordTooLargeError, TransportError
-from streams.transport.blocks import BlockFile, Partition, Topic, TopicPartition
+from streams.transport.blocks import BlockFile, Partition, Position, Topic, TopicPartition
 from streams.transport.upkeep import BLOCK_BYTES_MAX, BLOCK_RECORDS_MAX, encoded
 
 __all__ = ["Appender"]
@@ -25,7 +25,7 @@ class _Request:
 
     batches: Sequence[tuple[str, int, Records]]
     group: str | None
-    offsets: Sequence[tuple[str, int, int]]
+    offsets: Sequence[Position]
     nbytes: int
     last: list[int] | None = None
     error: TransportError | None = None
@@ -59,11 +59,12 @@ class Appender:
         self,
         batches: Sequence[tuple[str, int, Records]],
         group: str | None,
-        offsets: Sequence[tuple[str, int, int]],
+        offsets: Sequence[Position],
     ) -> list[int]:
         """See `Log.append`. Whichever waiting thread gets the lock writes for all of them."""
         for topic, _, records in batches:
-            _check_sizes(self._topics[topic], records)
+            if topic in self._topics:  # one that was deleted this moment is refused under the lock
+                _check_sizes(self._topics[topic], records)
         request = _Request(batches, group, offsets, sum(records.nbytes for _, _, records in batches))
         self._queue.append(request)
         with self._write_lock:
@@ -113,7 +114,9 @@ class Appender:
             for request in group:
                 last.append([])
                 for topic, partition, records in request.batches:
-                    standing = self._partitions[topic, partition]
+                    standing = self._partitions.get((topic, partition))
+                    if standing is None:
+                        raise TransportError(f"topic {topic} was deleted before this append, expected one to append to")
                     end = ends.get((topic, partition), standing.end)
                     records.assign(end, now_ms)
                     for piece in _pieces(records):

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from streams.errors import LogDamagedError, LogFormatError, LogFullError, TransportError
+from streams.errors import LogDamagedError, LogFullError, TransportError
+from streams.transport.file_format import FORMAT, format_of, make_tables, upgrade
 
 __all__ = [
     "Block",
     "BlockFile",
     "Fsync",
     "Partition",
+    "Position",
     "Topic",
     "TopicPartition",
 ]
 
 FILE_NAME = "log.sqlite3"
-FORMAT = 1
-"""Format of the file's tables. A block has its own format byte on top."""
 PAGE_BYTES = 16_384
 """A block takes tens to hundreds of kilobytes: large pages keep its chain of overflow pages short (measured)."""
 CHECKPOINT_PAGES = 1_000
@@ -40,35 +40,19 @@ BUSY_TIMEOUT_MS = 5_000
 READERS_MAX = 8
 """Idle reader connections kept open; more threads than that read at once rarely, and then open their own."""
 
-TABLES = """
-create table meta (key text primary key, value integer not null) without rowid;
-create table topics (
-    name text primary key, partitions integer not null, cleanup text not null, retention_ms integer not null,
-    retention_bytes integer not null, delete_retention_ms integer not null, record_bytes_max integer not null
-) without rowid;
-create table partitions (
-    id integer primary key, topic text not null, partition integer not null, "start" integer not null default 0,
-    "end" integer not null default 0, cleaned integer not null default 0, clean_records integer not null default 0,
-    tombstones_due_ms integer, unique (topic, partition)
-);
-create table blocks (
-    id integer primary key, partition_id integer not null, "first" integer not null, "last" integer not null,
-    records integer not null, bytes integer not null, created_ms integer not null, data blob not null
-);
-create index blocks_by_offset on blocks (partition_id, "last", bytes, created_ms);
-create table group_offsets (
-    group_name text not null, topic text not null, partition integer not null, "offset" integer not null,
-    primary key (group_name, topic, partition)
-) without rowid;
-"""
-
 Fsync = Literal["full", "normal"]
 TopicPartition = tuple[str, int]
+Position = tuple[str, int, int] | tuple[str, int, int, str]
+"""Topic, partition and next offset to read, and what is kept beside the offset, where there is anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic's settings. Times in milliseconds, sizes in bytes; -1 is no limit."""
+    """A topic's settings. Times in milliseconds, sizes in bytes; -1 is no limit.
+
+    `id`: 16 bytes made with the topic, so that one made anew under the same name is another; empty where a log that is
+    only looked at is of a format that had none.
+    """
 
     name: str
     partitions: int
@@ -77,6 +61,7 @@ class Topic:
     retention_bytes: int
     delete_retention_ms: int
     record_bytes_max: int
+    id: bytes = b""
 
 
 @dataclass(slots=True)
@@ -112,6 +97,7 @@ class BlockFile:
     def __init__(self, directory: Path, *, fsync: Fsync, readonly: bool, bytes_max: int | None) -> None:
         self.path = directory / FILE_NAME
         self._readonly = readonly
+        self._has_ids = True
         self._closed = False
         self._readers: deque[sqlite3.Connection] = deque(maxlen=READERS_MAX)
         if readonly and not self.path.exists():
@@ -133,10 +119,10 @@ class BlockFile:
         return connection
 
     def _open(self, fsync: Fsync, bytes_max: int | None) -> None:
-        """Refuses a newer format; makes the tables of a new file in one transaction."""
+        """Refuses a newer format; makes the tables of a new file, or upgrades those of an older, in one transaction."""
         writer = self._writer
         if self._readonly:
-            self._check_format()
+            self._has_ids = format_of(self._writer, self.path) > 1
             return
         writer.execute(f"pragma page_size={PAGE_BYTES}")
         writer.execute("pragma journal_mode=wal")
@@ -149,19 +135,13 @@ class BlockFile:
             (page_bytes,) = writer.execute("pragma page_size").fetchone()
             writer.execute(f"pragma max_page_count={max(1, bytes_max // page_bytes)}")
         if writer.execute("select 1 from sqlite_master where name = 'meta'").fetchone():
-            self._check_format()
+            came = format_of(self._writer, self.path)
+            if came < FORMAT:
+                with self.transaction():
+                    upgrade(writer, came)
             return
         with self.transaction():
-            for statement in TABLES.split(";\n"):
-                writer.execute(statement)
-            writer.execute("insert into meta values ('format', ?)", (FORMAT,))
-
-    def _check_format(self) -> None:
-        row = self._writer.execute("select value from meta where key = 'format'").fetchone()
-        if row is None:
-            raise LogDamagedError(self.path, "its format is not recorded")
-        if row[0] > FORMAT:
-            raise LogFormatError(self.path, row[0], FORMAT)
+            make_tables(writer)
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
@@ -212,7 +192,7 @@ class BlockFile:
         with self._reader() as reader:
             topics = reader.execute(
                 "select name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, "
-                "record_bytes_max from topics"
+                f"record_bytes_max, {'id' if self._has_ids else 'x' + repr('')} from topics"
             ).fetchall()
             partitions = reader.execute(
                 'select topic, partition, id, "start", "end", cleaned, clean_records, tombstones_due_ms from partitions'
@@ -222,7 +202,7 @@ class BlockFile:
     def put_topic(self, topic: Topic) -> None:
         """Within a transaction: records a topic and the partitions it does not have yet."""
         self._writer.execute(
-            "insert or replace into topics values (?, ?, ?, ?, ?, ?, ?)",
+            "insert or replace into topics values (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 topic.name,
                 topic.partitions,
@@ -231,12 +211,20 @@ class BlockFile:
                 topic.retention_bytes,
                 topic.delete_retention_ms,
                 topic.record_bytes_max,
+                topic.id,
             ),
         )
         self._writer.executemany(
             "insert or ignore into partitions (topic, partition) values (?, ?)",
             [(topic.name, number) for number in range(topic.partitions)],
         )
+
+    def drop_topic(self, name: str) -> None:
+        """Within a transaction: removes a topic, its records, and the offsets that groups have in it."""
+        owned = "(select id from partitions where topic = ?)"
+        self._writer.execute(f"delete from blocks where partition_id in {owned}", (name,))
+        for table, column in (("partitions", "topic"), ("group_offsets", "topic"), ("topics", "name")):
+            self._writer.execute(f"delete from {table} where {column} = ?", (name,))
 
     def put_end(self, partition_id: int, end: int) -> None:
         """Within a transaction: records a partition's new end."""
@@ -308,17 +296,22 @@ class BlockFile:
             ).fetchone()
             return int(total)
 
-    def put_offsets(self, group: str, offsets: Iterable[tuple[str, int, int]]) -> None:
-        """Within a transaction: records a group's offsets (topic, partition, offset)."""
+    def put_offsets(self, group: str, offsets: Iterable[Position]) -> None:
+        """Within a transaction: records a group's offsets."""
         self._writer.executemany(
-            "insert or replace into group_offsets values (?, ?, ?, ?)", [(group, *offset) for offset in offsets]
+            'insert or replace into group_offsets (metadata, group_name, topic, partition, "offset") '
+            "values (?, ?, ?, ?, ?)",
+            [(where[3] if len(where) > 3 else "", group, *where[:3]) for where in offsets],
         )
 
-    def offsets(self, group: str) -> dict[TopicPartition, int]:
-        """A group's offsets by topic and partition."""
+    def offsets(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
+        """A group's offsets by topic and partition, and what is kept beside each."""
+        metadata = "metadata" if self._has_ids else "''"
         with self._reader() as reader:
-            rows = reader.execute('select topic, partition, "offset" from group_offsets where group_name = ?', (group,))
-            return {(topic, partition): offset for topic, partition, offset in rows}
+            rows = reader.execute(
+                f'select topic, partition, "offset", {metadata} from group_offsets where group_name = ?', (group,)
+            )
+            return {(topic, partition): (offset, kept) for topic, partition, offset, kept in rows}
 
     def checkpoint(self, wal_bytes_min: int = 0) -> bool:
         """Carries a WAL of at least that size over into the file and empties it; False when a reader was in the way."""

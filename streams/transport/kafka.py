@@ -39,6 +39,8 @@ RECONNECT_MAX_MS = 1_000
 PRODUCE_ROOM_BYTES = 128 * 1024
 """What is sent may be larger than what was read: headers of dead letters, the row around a state. The topics' own
 limits are the real ones; this one only keeps librdkafka's default of 1 MB out of the way."""
+NO_IDS = ("_UNSUPPORTED_FEATURE", "UNSUPPORTED_VERSION")
+"""What a broker before 2.8 says of topic ids."""
 TOPIC_POLL_S = 0.25
 RENEW_PAUSE_S = 1.0
 GROUP_CHECK_S = 1.0
@@ -245,6 +247,7 @@ class Transport(driver.Transport):
         """Called with the topics that exist until each returns nothing more to wait for; they create their own."""
         self._reader: KafkaConsumer | None = None
         self._open_reader: KafkaConsumer | None = None
+        self._admin: KafkaAdmin | None = None
         self.reasons: dict[str, str] = {}
         """Why there is no progress, where there is a reason; shown by readiness, metrics and doctor."""
 
@@ -282,6 +285,22 @@ class Transport(driver.Transport):
             return self._open_reader.watermarks(topic, partition, METADATA_TIMEOUT_MS)[1]
         except KafkaError as error:
             raise named(error, f"end of {topic}/{partition}") from error
+
+    def log_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
+        """The id of each topic that exists: one made anew under a name has another; empty where the broker has none.
+
+        Blocks.
+        """
+        if self._admin is None:
+            self._admin = self.clients.open(KafkaAdmin)
+        wanted = list(topics)
+        try:
+            self.clients.hand_token(self._admin)
+            return self._admin.topic_ids(wanted, METADATA_TIMEOUT_MS)
+        except KafkaError as error:
+            if error.code in NO_IDS:
+                return dict.fromkeys(wanted, b"")
+            raise named(error, "ids of topics") from error
 
     def log_start(self, topic: str, partition: int) -> int:
         """First offset of a partition that is still there. Blocks."""

@@ -8,18 +8,21 @@ under `fsync="normal"` may take back the last ones.
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
+
+from typing_extensions import override
 
 from streams._native import Records
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import TransportError
 from streams.transport.appender import Appender
-from streams.transport.blocks import BlockFile, Fsync, Partition, Topic, TopicPartition
+from streams.transport.blocks import BlockFile, Fsync, Partition, Position, Topic, TopicPartition
 from streams.transport.directory_lock import DirectoryLock
 from streams.transport.upkeep import Upkeep, decoded
 
@@ -42,7 +45,7 @@ DEFAULTS = Topic(
 )
 
 
-class Log:
+class Log(AbstractContextManager["Log", None]):
     """The log in `directory`, made when it does not exist. Thread-safe.
 
     `fsync`: "full" survives power loss, "normal" survives the death of the process only and is faster. `bytes_max`
@@ -118,7 +121,9 @@ class Log:
             raise TransportError(f"topic {name}: got {partitions} partitions, expected at least 1")
         with self._write_lock:
             self._check_open(writing=True)
-            present = self._topics.get(name) or replace(DEFAULTS, name=name, partitions=partitions)
+            present = self._topics.get(name) or replace(
+                DEFAULTS, name=name, partitions=partitions, id=uuid.uuid4().bytes
+            )
             if present.partitions != partitions:
                 raise TransportError(
                     f"topic {name} has {present.partitions} partitions, not {partitions}: a key would change its "
@@ -132,6 +137,7 @@ class Log:
                 _or(retention_bytes, present.retention_bytes),
                 _or(delete_retention_ms, present.delete_retention_ms),
                 _or(record_bytes_max, present.record_bytes_max),
+                present.id,
             )
             if self._topics.get(name) != topic:
                 with self._file.transaction():
@@ -141,6 +147,20 @@ class Log:
                     self._partitions[where] = standing[where]
                 self._topics[name] = topics[name]
             return topic
+
+    def delete_topic(self, name: str) -> None:
+        """Removes a topic, its records and the offsets that groups have in it; one that does not exist is no error.
+
+        Whoever reads it is told that there is no such topic, until it is made anew, with another id.
+        """
+        with self._upkeep_lock, self._write_lock:
+            self._check_open(writing=True)
+            with self._file.transaction():
+                self._file.drop_topic(name)
+            self._upkeep.forget(name)
+            for where in [where for where in self._partitions if where[0] == name]:
+                del self._partitions[where]
+            self._topics.pop(name, None)
 
     def topics(self) -> dict[str, Topic]:
         """All topics by name."""
@@ -157,10 +177,10 @@ class Log:
         self,
         batches: Sequence[tuple[str, int, Records]],
         group: str | None = None,
-        offsets: Sequence[tuple[str, int, int]] = (),
+        offsets: Sequence[Position] = (),
     ) -> list[int]:
-        """Writes batches (topic, partition, records) and a group's offsets (topic, partition, offset) in one
-        transaction; returns, when it is durable, each batch's last offset.
+        """Writes batches (topic, partition, records) and a group's offsets in one transaction; returns, when it is
+        durable, each batch's last offset.
 
         The records get their offsets in place, one after the other, and the present time where they have none.
         Threads that append at once share a transaction. Raises RecordTooLargeError and LogFullError with nothing
@@ -210,14 +230,18 @@ class Log:
 
     def committed(self, group: str) -> dict[TopicPartition, int]:
         """A group's offsets: where it goes on reading."""
+        return {where: offset for where, (offset, _) in self.kept(group).items()}
+
+    def kept(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
+        """As `committed`, with what was kept beside each offset; empty: nothing."""
         self._check_open()
         return self._file.offsets(group)
 
-    def reset_offsets(self, group: str, offsets: Iterable[tuple[str, int, int]]) -> None:
-        """Moves a group (topic, partition, offset), forwards or backwards."""
+    def reset_offsets(self, group: str, offsets: Iterable[Position]) -> None:
+        """Moves a group, forwards or backwards."""
         wanted = list(offsets)
-        for topic, partition, _ in wanted:
-            self._find(topic, partition)
+        for where in wanted:
+            self._find(where[0], where[1])
         with self._writing():
             self._file.put_offsets(group, wanted)
 
@@ -226,15 +250,13 @@ class Log:
 
         Closing the log ends the wait.
         """
-        for where in positions:
-            self._find(*where)
         deadline = self._clock.monotonic_s() + timeout_ms / 1000
         with self._appended:
             while not self._closed:
                 self._check_open()
                 ready = []
                 for where, offset in positions.items():
-                    standing = self._partitions[where]
+                    standing = self._partitions.get(where) or self._find(*where)
                     if standing.end > max(offset, standing.start):
                         ready.append(where)
                 left_s = deadline - self._clock.monotonic_s()
@@ -279,9 +301,7 @@ class Log:
                 if self._lock:
                     self._lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

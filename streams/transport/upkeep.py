@@ -85,12 +85,17 @@ class Upkeep:
         A partition is finished before the next one's turn, and the turns go on where the last call stopped, so that a
         busy partition starves none. `everything`: compacts also what is hardly dirty.
         """
-        if len(self._order) < len(self._partitions):  # partitions come and never go
+        if len(self._order) < len(self._partitions):
             self._order.extend([where for where in self._partitions if where not in self._order])
         for _ in range(len(self._order)):
             while self._step(self._order[0], now_ms, everything):
                 yield
             self._order.rotate(-1)
+
+    def forget(self, topic: str) -> None:
+        """The topic is gone; nobody is inside `steps`."""
+        self._order = deque(where for where in self._order if where[0] != topic)
+        self._passes = {where: under_way for where, under_way in self._passes.items() if where[0] != topic}
 
     def _step(self, where: TopicPartition, now_ms: int, everything: bool) -> bool:
         """One step on one partition; False when nothing is due there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from streams import settings
-from streams._native import Records
+from streams._native import KafkaAdmin, Records
 from streams.app import App
 from streams.client.broker import Ack, ReaderOptions, WriterOptions
 from streams.client.connect import open_reader, open_writer
@@ -20,12 +21,14 @@ from streams.client.event import Event
 from streams.client.producer import Producer
 from streams.client.receiver import Receiver
 from streams.demo.v1.device_pb2 import DeviceState
+from streams.transport.log import Log
 from streams.v1.patch_pb2 import Patch
 
 READY_TIMEOUT_S = 60
 WORK_TIMEOUT_S = 30
 POLL_S = 0.02
 READ_TIMEOUT_MS = 200
+ADMIN_TIMEOUT_MS = 30_000
 
 
 class Found(NamedTuple):
@@ -105,6 +108,21 @@ class Site:
                 writer.create_topic(topic, partitions)
         finally:
             writer.close()
+
+    async def delete(self, *topics: str) -> None:
+        """Deletes topics, as an operator does; returns when nothing of them is left."""
+        await asyncio.to_thread(self._delete, topics)
+
+    def _delete(self, topics: Sequence[str]) -> None:
+        if self.embedded:
+            with Log.shared(self.url.partition("://")[2]) as log:
+                for topic in topics:
+                    log.delete_topic(topic)
+            return
+        admin = KafkaAdmin({"bootstrap.servers": self.url.partition("://")[2]})
+        assert [(topic, None) for topic in topics] == admin.delete_topics(list(topics), ADMIN_TIMEOUT_MS)
+        while admin.topic_ids(list(topics), ADMIN_TIMEOUT_MS):
+            time.sleep(POLL_S)
 
     async def send(self, states: Iterable[DeviceState], topic: str = "") -> None:
         """Sends full states as CloudEvents, each under its device's id."""

@@ -273,3 +273,27 @@ async def test_a_partition_count_that_does_not_fit_ends_the_worker(site: Site) -
     with pytest.raises(SettingsError, match=rf"{site.patches}.*2 partitions.*3"):
         async with site.running(app) as worker:
             await asyncio.wait_for(worker, 30)
+
+
+async def test_a_topic_made_anew_has_another_id(site: Site) -> None:
+    """16 bytes that stay for as long as the topic does; a topic that does not exist has none."""
+    await site.create(site.source, site.patches, partitions=1)
+
+    async def look() -> dict[str, bytes]:
+        app = site.app()
+        app.sync(site.source, DeviceState)
+        async with site.running(app):
+            found: dict[str, bytes] = await asyncio.to_thread(
+                app.transport.log_ids, [site.source, site.patches, f"{site.source}-absent"]
+            )
+        return found
+
+    first, second = await look(), await look()
+    await site.delete(site.source)
+    await site.create(site.source, partitions=1)
+    third = await look()
+
+    assert first == second
+    assert {site.source: 16, site.patches: 16} == {topic: len(each) for topic, each in first.items()}
+    assert (third[site.patches], len(third[site.source])) == (first[site.patches], 16)
+    assert third[site.source] != first[site.source]

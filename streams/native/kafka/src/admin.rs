@@ -1,6 +1,8 @@
 //! Administration through the `rdkafka` crate: topics, their partition counts and settings.
 
 use std::collections::HashMap;
+use std::os::raw::{c_char, c_int};
+use std::ptr;
 use std::time::Duration;
 
 use futures_executor::block_on;
@@ -8,8 +10,16 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError as CrateError, RDKafkaErrorCode};
+use rdkafka_sys as sys;
+use sys::rd_kafka_resp_err_t as ErrorCode;
 
-use crate::handle::{self, KafkaError};
+use crate::handle::{self, c_string, check, KafkaError};
+
+/// A topic's id: one that is deleted and made anew has another.
+pub type TopicId = [u8; 16];
+
+/// How much longer than the request an answer is waited for: librdkafka says itself that none came.
+const ANSWER_ROOM_MS: c_int = 1_000;
 
 /// A topic to be created.
 pub struct TopicSpec {
@@ -103,6 +113,38 @@ impl Admin {
             .collect())
     }
 
+    /// The id of each topic that exists; a topic that does not, and one of a broker without ids, is left out.
+    pub fn topic_ids(&self, names: &[&str], timeout_ms: u64) -> Result<HashMap<String, TopicId>, KafkaError> {
+        if names.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let names = names.iter().map(|name| c_string(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        let timeout_ms = c_int::try_from(timeout_ms).unwrap_or(c_int::MAX);
+        let rk = self.client.inner().native_ptr();
+        // SAFETY: the client is live; names outlive the call that copies them. Options, collection, queue and event are
+        // owned here and destroyed once; what is read of the event is copied before that. librdkafka holds a reference of
+        // its own to the queue until it has answered, so that an answer that comes too late goes nowhere.
+        unsafe {
+            let options =
+                sys::rd_kafka_AdminOptions_new(rk, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+            sys::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, ptr::null_mut(), 0);
+            let topics = sys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+            let answers = sys::rd_kafka_queue_new(rk);
+            sys::rd_kafka_DescribeTopics(rk, topics, options, answers);
+            sys::rd_kafka_TopicCollection_destroy(topics);
+            sys::rd_kafka_AdminOptions_destroy(options);
+            let event = sys::rd_kafka_queue_poll(answers, timeout_ms.saturating_add(ANSWER_ROOM_MS));
+            sys::rd_kafka_queue_destroy(answers);
+            if event.is_null() {
+                return Err(KafkaError::of(ErrorCode::RD_KAFKA_RESP_ERR__TIMED_OUT, "topic ids"));
+            }
+            let found = ids_of(event);
+            sys::rd_kafka_event_destroy(event);
+            found
+        }
+    }
+
     /// The settings of one topic as the broker has them, defaults included.
     pub fn topic_config(&self, name: &str, timeout_ms: u64) -> Result<HashMap<String, String>, KafkaError> {
         let resource = ResourceSpecifier::Topic(name);
@@ -116,6 +158,41 @@ impl Admin {
         }
         Ok(config)
     }
+}
+
+/// What an answer to DescribeTopics says.
+///
+/// # Safety
+///
+/// `event` is a live event that the caller owns.
+unsafe fn ids_of(event: *mut sys::rd_kafka_event_t) -> Result<HashMap<String, TopicId>, KafkaError> {
+    check(sys::rd_kafka_event_error(event), "topic ids")?;
+    let mut count = 0;
+    let topics =
+        sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(event), &mut count);
+    let mut found = HashMap::new();
+    for index in 0..count {
+        let topic = *topics.add(index);
+        let name = handle::text(sys::rd_kafka_TopicDescription_name(topic));
+        match sys::rd_kafka_error_code(sys::rd_kafka_TopicDescription_error(topic)) {
+            ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            ErrorCode::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => continue,
+            code => return Err(KafkaError::of(code, &format!("id of topic {name}"))),
+        }
+        let uuid = sys::rd_kafka_TopicDescription_topic_id(topic);
+        if uuid.is_null() {
+            continue;
+        }
+        let high = sys::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes();
+        let low = sys::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes();
+        let mut id = TopicId::default();
+        id[..8].copy_from_slice(&high);
+        id[8..].copy_from_slice(&low);
+        if id != TopicId::default() {
+            found.insert(name, id);
+        }
+    }
+    Ok(found)
 }
 
 fn options(timeout_ms: u64) -> AdminOptions {

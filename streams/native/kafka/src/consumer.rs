@@ -15,6 +15,9 @@ use crate::handle::{c_string, check, Handle, KafkaError, Partitions};
 /// Messages taken per call into librdkafka: the pointer array stays in the cache.
 const BATCH: usize = 512;
 
+/// What a group has committed: (topic, partition, next offset, metadata).
+pub type Committed = (String, i32, i64, String);
+
 /// What one partition gave in one fetch.
 pub struct Fetched {
     pub topic: String,
@@ -114,10 +117,10 @@ impl Consumer {
     /// commit may still be made then.
     pub fn commit<'a>(
         &self,
-        items: impl IntoIterator<Item = (&'a str, i32, i64)>,
+        items: impl IntoIterator<Item = (&'a str, i32, i64, &'a str)>,
         timeout_ms: i32,
     ) -> Result<(), KafkaError> {
-        let list = Partitions::new(items)?;
+        let list = Partitions::with_metadata(items)?;
         // SAFETY: handle and list are live for the calls. The answer's queue is this call's own; librdkafka holds its
         // reference until it answered. The event is owned here and destroyed once, before the queue's last use.
         unsafe {
@@ -138,19 +141,21 @@ impl Consumer {
         }
     }
 
-    /// Committed offsets, stable ones where the consumer reads committed records; -1 where there is none.
+    /// Committed offsets and what is kept beside them, stable ones where the consumer reads committed records; -1 where
+    /// there is none.
     pub fn committed<'a>(
         &self,
         items: impl IntoIterator<Item = (&'a str, i32)>,
         timeout_ms: i32,
-    ) -> Result<Vec<(String, i32, i64)>, KafkaError> {
+    ) -> Result<Vec<Committed>, KafkaError> {
         let list = Partitions::new(items.into_iter().map(|(topic, partition)| (topic, partition, 0)))?;
         // SAFETY: handle and list are live for the call.
         check(unsafe { sys::rd_kafka_committed(self.handle.rk, list.0, timeout_ms) }, "committed offsets")?;
         list.items()
             .into_iter()
-            .map(|(topic, partition, offset, error)| {
-                check(error, "committed offset").map(|()| (topic, partition, offset.max(-1)))
+            .zip(list.metadata())
+            .map(|((topic, partition, offset, error), metadata)| {
+                check(error, "committed offset").map(|()| (topic, partition, offset.max(-1), metadata))
             })
             .collect()
     }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::os::raw::{c_char, c_int};
+use std::os::raw::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Mutex;
 
@@ -40,7 +40,7 @@ impl fmt::Display for KafkaError {
 
 impl std::error::Error for KafkaError {}
 
-fn text(data: *const c_char) -> String {
+pub(crate) fn text(data: *const c_char) -> String {
     if data.is_null() {
         return String::new();
     }
@@ -252,6 +252,11 @@ impl Drop for Handle {
     }
 }
 
+unsafe extern "C" {
+    /// The C library's, which librdkafka frees with.
+    fn malloc(size: usize) -> *mut c_void;
+}
+
 /// A partition list for one call.
 pub(crate) struct Partitions(pub *mut sys::rd_kafka_topic_partition_list_t);
 
@@ -266,6 +271,45 @@ impl Partitions {
                 (*item).offset = offset;
             }
             Ok(list)
+        }
+    }
+
+    /// As `new`, each with what is to be kept beside its offset.
+    pub fn with_metadata<'a>(
+        items: impl IntoIterator<Item = (&'a str, i32, i64, &'a str)>,
+    ) -> Result<Partitions, KafkaError> {
+        let list = Partitions::new([])?;
+        for (topic, partition, offset, metadata) in items {
+            let topic = c_string(topic)?;
+            // SAFETY: the list is live and copies the name. librdkafka frees the metadata with its element, by free(3),
+            // so it is copied into memory of malloc(3); where there is none, nothing is kept.
+            unsafe {
+                let item = sys::rd_kafka_topic_partition_list_add(list.0, topic.as_ptr(), partition);
+                (*item).offset = offset;
+                let copy = if metadata.is_empty() { ptr::null_mut() } else { malloc(metadata.len()) };
+                if !copy.is_null() {
+                    ptr::copy_nonoverlapping(metadata.as_ptr(), copy.cast::<u8>(), metadata.len());
+                    (*item).metadata = copy;
+                    (*item).metadata_size = metadata.len();
+                }
+            }
+        }
+        Ok(list)
+    }
+
+    /// What is kept beside each offset, in the order of the list; empty where nothing is.
+    pub fn metadata(&self) -> Vec<String> {
+        // SAFETY: as in `items`; metadata points to `metadata_size` bytes that live as long as the list.
+        unsafe {
+            let elems = std::slice::from_raw_parts((*self.0).elems, (*self.0).cnt as usize);
+            let bytes = |item: &sys::rd_kafka_topic_partition_t| match item.metadata.is_null() {
+                true => String::new(),
+                false => {
+                    let kept = std::slice::from_raw_parts(item.metadata.cast::<u8>(), item.metadata_size);
+                    String::from_utf8_lossy(kept).into_owned()
+                }
+            };
+            elems.iter().map(bytes).collect()
         }
     }
 

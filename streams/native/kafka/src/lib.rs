@@ -5,7 +5,7 @@ mod consumer;
 mod handle;
 mod producer;
 
-pub use admin::{Admin, TopicSpec};
-pub use consumer::{Consumer, Fetched};
+pub use admin::{Admin, TopicId, TopicSpec};
+pub use consumer::{Committed, Consumer, Fetched};
 pub use handle::KafkaError;
 pub use producer::{Delivered, Member, Position, Producer};

@@ -16,8 +16,8 @@ use crate::handle::{c_string, check, Handle, KafkaError, Partitions};
 /// Ending a transaction is tried in steps this long, between which delivery reports are served.
 const END_STEP_MS: c_int = 100;
 
-/// Offset and topic partition to commit: (topic, partition, next offset).
-pub type Position = (String, i32, i64);
+/// Offset and topic partition to commit: (topic, partition, next offset, what is kept beside it).
+pub type Position = (String, i32, i64, String);
 
 /// What became of one record: its partition and offset, or librdkafka's error code.
 pub type Delivered = (i32, i64, Option<String>);
@@ -303,8 +303,9 @@ impl Producer {
 
     /// Adds input offsets to the open transaction in the name of a member that another client runs.
     pub fn send_offsets(&self, offsets: &[Position], member: &Member<'_>, timeout_ms: i32) -> Result<(), KafkaError> {
-        let list =
-            Partitions::new(offsets.iter().map(|(topic, partition, offset)| (topic.as_str(), *partition, *offset)))?;
+        let list = Partitions::with_metadata(
+            offsets.iter().map(|(topic, partition, offset, kept)| (topic.as_str(), *partition, *offset, kept.as_str())),
+        )?;
         let (group, id) = (c_string(member.group)?, c_string(member.member)?);
         let instance = member.instance.map(c_string).transpose()?;
         // SAFETY: strings and list outlive the calls; the metadata object is freed once.

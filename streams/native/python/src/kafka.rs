@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
-use streams_kafka::{Admin, Consumer, Delivered, KafkaError as Failure, Member, Producer, TopicSpec};
+use pyo3::types::PyBytes;
+use streams_kafka::{
+    Admin, Committed, Consumer, Delivered, KafkaError as Failure, Member, Position, Producer, TopicSpec,
+};
 
 use crate::records::PyRecords;
 
@@ -45,6 +48,28 @@ struct PyConsumer {
 
 type Run = (String, i32, PyRecords, i64);
 
+/// A position as Python gives it, with or without what is to be kept beside the offset.
+#[derive(FromPyObject)]
+enum Given {
+    Kept(String, i32, i64, String),
+    Plain(String, i32, i64),
+}
+
+impl Given {
+    fn parts(&self) -> (&str, i32, i64, &str) {
+        match self {
+            Given::Kept(topic, partition, offset, kept) => (topic, *partition, *offset, kept),
+            Given::Plain(topic, partition, offset) => (topic, *partition, *offset, ""),
+        }
+    }
+    fn position(self) -> Position {
+        match self {
+            Given::Kept(topic, partition, offset, kept) => (topic, partition, offset, kept),
+            Given::Plain(topic, partition, offset) => (topic, partition, offset, String::new()),
+        }
+    }
+}
+
 impl PyConsumer {
     fn with<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Consumer) -> Result<T, Failure> + Send) -> PyResult<T> {
         let done = py.detach(|| {
@@ -75,8 +100,11 @@ impl PyConsumer {
         self.with(py, Consumer::assignment)
     }
     #[pyo3(signature = (positions, timeout_ms=60_000))]
-    fn commit(&self, py: Python<'_>, positions: Vec<(String, i32, i64)>, timeout_ms: i32) -> PyResult<()> {
-        self.with(py, |c| c.commit(positions.iter().map(|(t, p, o)| (t.as_str(), *p, *o)), timeout_ms))
+    fn commit(&self, py: Python<'_>, positions: Vec<Given>, timeout_ms: i32) -> PyResult<()> {
+        self.with(py, |c| c.commit(positions.iter().map(Given::parts), timeout_ms))
+    }
+    fn kept(&self, py: Python<'_>, partitions: Vec<(String, i32)>, timeout_ms: i32) -> PyResult<Vec<Committed>> {
+        self.with(py, |c| c.committed(partitions.iter().map(|(t, p)| (t.as_str(), *p)), timeout_ms))
     }
     fn committed(
         &self,
@@ -84,7 +112,8 @@ impl PyConsumer {
         partitions: Vec<(String, i32)>,
         timeout_ms: i32,
     ) -> PyResult<Vec<(String, i32, i64)>> {
-        self.with(py, |c| c.committed(partitions.iter().map(|(t, p)| (t.as_str(), *p)), timeout_ms))
+        let found = self.kept(py, partitions, timeout_ms)?;
+        Ok(found.into_iter().map(|(topic, partition, offset, _)| (topic, partition, offset)).collect())
     }
     fn watermarks(&self, py: Python<'_>, topic: &str, partition: i32, timeout_ms: i32) -> PyResult<(i64, i64)> {
         self.with(py, |c| c.watermarks(topic, partition, timeout_ms))
@@ -188,7 +217,7 @@ impl PyProducer {
     fn send_offsets(
         &self,
         py: Python<'_>,
-        offsets: Vec<(String, i32, i64)>,
+        offsets: Vec<Given>,
         group: &str,
         generation: i32,
         member: &str,
@@ -196,6 +225,7 @@ impl PyProducer {
         timeout_ms: i32,
     ) -> PyResult<()> {
         let member = Member { group, generation, member, instance };
+        let offsets: Vec<Position> = offsets.into_iter().map(Given::position).collect();
         self.with(py, |p| p.send_offsets(&offsets, &member, timeout_ms))
     }
     fn commit(&self, py: Python<'_>, timeout_ms: i32) -> PyResult<()> {
@@ -248,6 +278,16 @@ impl PyAdmin {
     }
     fn topics(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<HashMap<String, usize>> {
         detached(py, || self.inner.topics(timeout_ms))
+    }
+    fn topic_ids<'py>(
+        &self,
+        py: Python<'py>,
+        names: Vec<String>,
+        timeout_ms: u64,
+    ) -> PyResult<HashMap<String, Bound<'py, PyBytes>>> {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let found = detached(py, || self.inner.topic_ids(&names, timeout_ms))?;
+        Ok(found.into_iter().map(|(name, id)| (name, PyBytes::new(py, &id))).collect())
     }
     fn topic_config(&self, py: Python<'_>, name: &str, timeout_ms: u64) -> PyResult<HashMap<String, String>> {
         detached(py, || self.inner.topic_config(name, timeout_ms))
