@@ -182,6 +182,10 @@ class Job:
         from any thread. ValueError: a key, sequence or format that cannot be, with what was wanted.
         """
 
+    @property
+    def tombstone_retention_ms(self) -> int:
+        """How long a tombstone is kept."""
+
 class Step:
     """What one chunk produced. Its rows stay uncommitted in the table under `mark`."""
 
@@ -229,6 +233,18 @@ class Table:
     def changelog(self, after_mark: int, upto_mark: int) -> Records:
         """The last row per key of the marks in (after, upto]; value None: the row was removed."""
 
+    def take_moved(self) -> Records:
+        """What commits moved in the tombstones of a store: key, deleted-at as timestamp, a value where one was made,
+        none where it is gone. Given once; only of a table that is not resident.
+        """
+
+    @property
+    def tombstones(self) -> int:
+        """Keys whose newest row is a tombstone, uncommitted ones and those in a store included."""
+
+    def set_tombstones(self, count: int) -> None:
+        """How many tombstones the store has that this table begins with."""
+
     def commit(self, upto_mark: int) -> Records:
         """Makes the rows of these marks the state. Not resident: returns what the store must write (None: delete)."""
 
@@ -273,6 +289,12 @@ class RowFields(TypedDict):
     ids: list[int]
     """XXH3-64 of source, a zero byte and id, of the last events."""
     message: bytes
+
+EXPIRE_MAX: int
+"""Tombstones that one `process` removes at most."""
+
+def deleted_at(row: bytes) -> int | None:
+    """When the key of a row was deleted, in milliseconds; None: the row is no tombstone."""
 
 def decode_row(row: bytes) -> RowFields:
     """A row by the names of its parts. ValueError: damaged, or of a newer format."""

@@ -8,7 +8,7 @@ never ahead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -37,6 +37,12 @@ RESERVED = b"\x00"
 ROW = b"\x01"
 FORMAT_KEY = RESERVED + b"format"
 OFFSET_KEY = RESERVED + b"changelog-offset"
+TOMBSTONE = RESERVED + b"tombstone/"
+"""Before deleted-at (eight bytes, so that the oldest comes first) and key: which rows are to be forgotten, and when."""
+TOMBSTONES_END = RESERVED + b"tombstone0"
+TOMBSTONES_KEY = RESERVED + b"tombstones"
+"""Changelog offset up to which that list is whole, and its length, eight bytes each. A release that does not know of
+the list moves the rows' offset alone, and is seen by it."""
 
 BLOCK_CACHE_BYTES = 64 << 20
 """All stores of a process together: the hot rows, and the filters and indexes of 100 million keys' worth of files in
@@ -58,6 +64,8 @@ BLOOM_BITS_PER_KEY = 10
 LOG_FILES_MAX = 2
 LOG_FILE_BYTES_MAX = 1 << 20
 """RocksDB's own text log: enough to see why it stalled, never a disk full of it."""
+LIST_BATCH = 10_000
+"""Entries written at once where the list of tombstones is made anew: a megabyte or two."""
 MANIFEST_BYTES_MAX = 4 << 20
 """The list of files is rewritten at this size; its default of 1 GiB slows down the next start."""
 
@@ -85,6 +93,7 @@ class Store:
             self._db = Rdict(str(self.path), _options(memory or Memory()))
         try:
             self._check_format()
+            self._tombstones = self._listed()
         except BaseException:
             self._db.close()
             raise
@@ -109,10 +118,12 @@ class Store:
         with self._named_errors():
             return cast("list[bytes | None]", self._db.get([ROW + key for key in keys]))
 
-    def write(self, rows: Records, changelog_offset: int) -> None:
+    def write(self, rows: Records, changelog_offset: int, moved: Records | None = None) -> None:
         """Writes rows (value None: removes the row) and the offset up to which the store then equals its changelog.
 
-        Both or neither, also after kill -9. A key that comes twice ends with its last row. Every row has a key.
+        `moved`: the tombstones that these rows make or end, as `Table.take_moved` gives them; without it the list of
+        tombstones is made anew at the next start. All or nothing, also after kill -9. A key that comes twice ends with
+        its last row. Every row has a key.
         """
         batch = WriteBatch(raw_mode=True)
         for index in range(len(rows)):
@@ -123,15 +134,87 @@ class Store:
                 batch.delete(ROW + key)
             else:
                 batch.put(ROW + key, value)
-        batch.put(OFFSET_KEY, changelog_offset.to_bytes(8, "big", signed=True))
+        offset = changelog_offset.to_bytes(8, "big", signed=True)
+        batch.put(OFFSET_KEY, offset)
+        made = self._move(batch, moved) if moved is not None else 0
+        if self._tombstones is not None and moved is not None:
+            batch.put(TOMBSTONES_KEY, offset + (self._tombstones + made).to_bytes(8, "big"))
         with self._named_errors():
             self._db.write(batch)
+        if self._tombstones is not None:
+            self._tombstones += made
 
     def changelog_offset(self) -> int | None:
         """The offset of the last `write`; None for a store that has none."""
         with self._named_errors():
             written = self._db.get(OFFSET_KEY)
         return None if written is None else int.from_bytes(written, "big", signed=True)
+
+    @property
+    def tombstones(self) -> int | None:
+        """Tombstones among the rows; None: an older release wrote here, the list is to be made anew."""
+        return self._tombstones
+
+    def due(self, until_ms: int, count: int) -> list[bytes]:
+        """Keys of at most `count` tombstones made at or before `until_ms`, the oldest first."""
+        keys: list[bytes] = []
+        with self._named_errors():
+            cursor = self._db.iter()
+            cursor.seek(TOMBSTONE)
+            while len(keys) < count and cursor.valid():
+                entry: bytes = cursor.key()
+                at, key = entry[len(TOMBSTONE) : len(TOMBSTONE) + 8], entry[len(TOMBSTONE) + 8 :]
+                if not entry.startswith(TOMBSTONE) or int.from_bytes(at, "big") > until_ms:
+                    break
+                keys.append(key)
+                cursor.next()
+            cursor.status()
+        return keys
+
+    def list_tombstones(self, deleted_at: Callable[[bytes], int | None], keep_going: Callable[[], bool]) -> None:
+        """Makes the list of tombstones anew from the rows. Stops without one where `keep_going` says so."""
+        with self._named_errors():
+            self._db.delete_range(TOMBSTONE, TOMBSTONES_END)
+        batch, pending, listed = WriteBatch(raw_mode=True), 0, 0
+        for key, row in self.items():
+            deleted_at_ms = deleted_at(row)
+            if deleted_at_ms is not None:
+                batch.put(_entry(deleted_at_ms, key), b"")
+                pending, listed = pending + 1, listed + 1
+            if pending == LIST_BATCH:
+                with self._named_errors():
+                    self._db.write(batch)
+                batch, pending = WriteBatch(raw_mode=True), 0
+            if not keep_going():
+                return
+        with self._named_errors():
+            offset = self._db.get(OFFSET_KEY)
+            if offset is not None:
+                batch.put(TOMBSTONES_KEY, offset + listed.to_bytes(8, "big"))
+            self._db.write(batch)
+        self._tombstones = listed
+
+    def _listed(self) -> int | None:
+        """Length of the list of tombstones, where it is as far as the rows are."""
+        with self._named_errors():
+            written, offset = self._db.get(TOMBSTONES_KEY), self._db.get(OFFSET_KEY)
+        if written is None:
+            return 0 if offset is None else None
+        return int.from_bytes(written[8:], "big") if written[:8] == offset else None
+
+    @staticmethod
+    def _move(batch: WriteBatch, moved: Records) -> int:
+        """Puts the changes of the list into a batch; by how much it grows."""
+        made = 0
+        for index in range(len(moved)):
+            entry = _entry(moved.timestamp_ms(index), moved.key(index) or b"")
+            if moved.value(index) is None:
+                batch.delete(entry)
+                made -= 1
+            else:
+                batch.put(entry, b"")
+                made += 1
+        return made
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys and rows by ascending key, as of one moment, every block's checksum checked.
@@ -181,6 +264,11 @@ class Store:
             f"state store {self.path} {what}; stop the worker and run `streams state rebuild`: it makes the store anew "
             "from the changelog"
         )
+
+
+def _entry(deleted_at_ms: int, key: bytes) -> bytes:
+    """The list's entry of one tombstone."""
+    return TOMBSTONE + deleted_at_ms.to_bytes(8, "big") + key
 
 
 def _options(memory: Memory) -> Options:

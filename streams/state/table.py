@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from streams._native import SCHEMA_KEY, Job, KafkaConsumer, Records, Step, Table
+from streams._native import EXPIRE_MAX, SCHEMA_KEY, Job, KafkaConsumer, Records, Step, Table, deleted_at
 from streams.errors import SchemaError
 from streams.kernel.schema import compare
 from streams.state.rocks import Memory, Store
@@ -44,19 +44,31 @@ class PartitionState:
         self._topic = changelog_topic
         self._log = log
         self._changelog_end: int | None = None
+        self._expired_mark = 0  # of the last call that tombstones of the store were loaded for
         self.committed_mark = 0
         self.restored = 0
         """Rows read from the changelog at the last restore."""
 
     def process(self, records: Records, now_ms: int, *, requests: bool = False) -> Step:
         """One chunk of events, or of snapshot requests. Rows stay uncommitted under the step's mark."""
+        due: list[bytes] = []
         if self.store is not None:
             keys = self.table.missing(records, requests=requests)
-            if keys:
-                self.table.load(keys, self.store.multi_get(keys))
+            due = [] if requests else self._due(self.store, now_ms)
+            if keys or due:
+                self.table.load([*keys, *due], self.store.multi_get([*keys, *due]))
         if requests:
             return self.table.snapshots(records, now_ms)
-        return self.table.process(records, now_ms)
+        step = self.table.process(records, now_ms)
+        if due:
+            self._expired_mark = step.mark
+        return step
+
+    def _due(self, store: Store, now_ms: int) -> list[bytes]:
+        """Tombstones that the next call is to remove; none while those of an earlier call are not committed."""
+        if self.committed_mark < self._expired_mark:
+            return []
+        return store.due(now_ms - self._job.tombstone_retention_ms, EXPIRE_MAX)
 
     # -- transport.chunk.Participant --------------------------------------------------------------------------
 
@@ -81,7 +93,8 @@ class PartitionState:
             # The store may take the rows now, never before. An offset below their own is merely read again; only a log
             # that no other worker can write is asked where it ends after the commit.
             end = self._changelog_end
-            self.store.write(rows, self._log.log_end(self._topic, self.partition) if end is None else end)
+            offset = self._log.log_end(self._topic, self.partition) if end is None else end
+            self.store.write(rows, offset, self.table.take_moved())
         self.committed_mark = upto
 
     # -- restoring --------------------------------------------------------------------------------------------
@@ -95,23 +108,21 @@ class PartitionState:
         if self.store is None:
             self.table.restore(rows)
         else:
-            self.store.write(self._newest(self.store, rows), rows.last_offset + 1)
+            # Of each key the highest row, the store's own included: a worker that was no owner any more, and not fenced
+            # (at least once), may have written a lower one after it.
+            scratch = Table(self._job, self.partition, resident=False)
+            keys = list(dict.fromkeys(key for key in map(rows.key, range(len(rows))) if key is not None))
+            scratch.load(keys, self.store.multi_get(keys))
+            scratch.restore(rows)
+            self.store.write(scratch.commit(0), rows.last_offset + 1, scratch.take_moved())
         self.restored += len(rows)
 
-    def _newest(self, store: Store, rows: Records) -> Records:
-        """Of each key in `rows` the highest row, the store's own included: a worker that was no owner any more, and not
-        fenced (at least once), may have written a lower one after it."""
-        keys = list(dict.fromkeys(key for key in map(rows.key, range(len(rows))) if key is not None))
-        held, newest = Records(), Records()
-        for key, row in zip(keys, store.multi_get(keys), strict=True):
-            if row is not None:
-                held.append(key, row)
-        scratch = Table(self._job, self.partition)
-        scratch.restore(held)
-        scratch.restore(rows)
-        for key in keys:
-            newest.append(key, scratch.get(key))
-        return newest
+    def list_tombstones(self, keep_going: Callable[[], bool]) -> None:
+        """Knows the tombstones of a store from here on. One that an older release wrote is read through once."""
+        if self.store is not None:
+            if self.store.tombstones is None:
+                self.store.list_tombstones(deleted_at, keep_going)
+            self.table.set_tombstones(self.store.tombstones or 0)
 
     def row(self, key: bytes) -> bytes | None:
         """The committed row of a key."""
@@ -175,6 +186,7 @@ class States:
                 self._log.read_log(start, lambda _, partition, rows: new[partition].restore(rows), keep_going, progress)
                 for state in new.values():
                     self._check_schema(state)
+                    state.list_tombstones(keep_going)
                 restored = keep_going()
             finally:
                 if not restored:

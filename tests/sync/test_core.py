@@ -621,21 +621,28 @@ class TestState:
         assert {b"a", b"b", SCHEMA_KEY} == {written.key(at) for at in range(len(written))}
 
     def test_table_over_a_store_asks_for_tombstones_that_are_due(self) -> None:
-        """They are listed with the keys of a chunk, loaded, removed, and returned as null."""
+        """The store has their list; they are loaded with the keys of a chunk, removed, and returned as null."""
         table = Table(make_job(), 0, resident=False)
         table.load([b"d"], [None])
         written = table.commit(table.process(chunk((b"d", device(), []), (b"d", None, [])), NOW).mark)
         table.commit(0)
         store = {written.key(at): written.value(at) for at in range(len(written))}
-        assert [] == table.missing(Records())
+        moved = table.take_moved()
+        assert [(b"d", NOW, b"")] == [
+            (moved.key(at), moved.timestamp_ms(at), moved.value(at)) for at in range(len(moved))
+        ]
+        assert ([], 1) == (table.missing(Records()), table.tombstones)
 
         assert 0 == table.process(Records(), NOW + RETENTION_MS).counts["expired"]
-        assert [b"d"] == table.missing(Records())
         table.load([b"d"], [store[b"d"]])
         step = table.process(Records(), NOW + RETENTION_MS)
         gone = table.commit(step.mark)
+        moved = table.take_moved()
 
         assert (1, b"d", None) == (step.counts["expired"], gone.key(0), gone.value(0))
+        assert (1, b"d", NOW, None, 0) == (
+            len(moved), moved.key(0), moved.timestamp_ms(0), moved.value(0), table.tombstones,
+        )  # fmt: skip
 
     def test_callback_that_raises_fails_the_call_and_leaves_nothing_behind(self) -> None:
         """Its own exception comes out."""

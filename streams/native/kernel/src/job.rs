@@ -204,6 +204,10 @@ impl FieldRule {
 }
 
 impl Job {
+    pub fn tombstone_retention_ms(&self) -> u64 {
+        self.tombstone_retention_ms
+    }
+
     /// Whether the entity key is the record's own.
     pub(crate) fn is_keyed_by_record(&self) -> bool {
         matches!(self.key, KeyRule::Record)

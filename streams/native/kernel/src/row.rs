@@ -105,6 +105,18 @@ pub fn order(row: &[u8]) -> Result<(u64, u64, i64), RowError> {
     Ok((word(row, 4), word(row, 12), word(row, 20) as i64))
 }
 
+/// When the tombstone was made, of a row that is one; None also for the records beside the rows, whose first byte is one
+/// that no format of a row has.
+pub fn deleted_at(row: &[u8]) -> Option<u64> {
+    is_tombstone(row).then(|| word(row, row.len() - 8))
+}
+
+/// Whether a row is a tombstone; see [`deleted_at`].
+#[inline]
+pub fn is_tombstone(row: &[u8]) -> bool {
+    row.len() >= FIXED && row[1] & TOMBSTONE != 0 && row[0] <= ROW_FORMAT
+}
+
 /// Whether the bytes are a row this release reads; the start of its message.
 #[inline]
 fn check(row: &[u8]) -> Result<usize, RowError> {

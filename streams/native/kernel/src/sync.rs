@@ -191,7 +191,7 @@ pub struct SyncTable {
     /// What an event borrows from, beside its record: its decompressed value and its key as text.
     scratch: Scratch,
     key: Vec<u8>,
-    /// Clock of the last call, for [`SyncTable::missing`].
+    /// Clock of the last call.
     now_ms: u64,
 }
 
@@ -325,10 +325,6 @@ impl SyncTable {
                 missing.push(key.to_vec());
             }
         };
-        let until_ms = self.now_ms.saturating_sub(self.job.tombstone_retention_ms);
-        for key in self.table.due(until_ms, EXPIRE_MAX) {
-            note(&self.table, key);
-        }
         for record in records.iter() {
             if requests {
                 requested_key(&record).into_iter().for_each(|key| note(&self.table, key));
@@ -467,7 +463,6 @@ impl Call<'_> {
                 counts.delete_unknown += 1;
                 return Ok(());
             };
-            self.table.queue_tombstone(self.now_ms, key);
             Some(deletion)
         } else {
             counts.message_bytes += event.data.len() as u64;

@@ -18,10 +18,14 @@ use hashbrown::HashTable;
 
 use crate::index_hash;
 use crate::records::{Records, RecordsError};
-use crate::row::{order, Row, RowError, SCHEMA_KEY};
+use crate::row::{deleted_at, is_tombstone, order, RowError, SCHEMA_KEY};
 
 /// Arenas of folded layers kept for the next ones: one per layer of two open transactions is more than is ever idle.
 const SPARE_MAX: usize = 4;
+/// What the allocator keeps beside a slot's bytes and rounds them up by, in the mean.
+const ALLOCATION_BYTES: usize = 16;
+/// An entry of the queue of tombstones: 16 bytes of its own in nodes that are two thirds full.
+const QUEUED_BYTES: usize = 28;
 /// Bytes that arrive from memory together, on every machine this runs on.
 const CACHE_LINE: usize = 64;
 
@@ -78,8 +82,10 @@ struct Layer {
     mark: u64,
     bytes: Vec<u8>,
     dirty: Vec<Dirty>,
+    /// Tombstones it made, less those it removed.
+    tombstones: isize,
     /// Queue entries taken under this mark; they return when the layer is dropped.
-    due: Vec<(u64, Box<[u8]>)>,
+    due: Vec<(u64, u32)>,
 }
 
 impl Layer {
@@ -96,6 +102,13 @@ pub struct Place {
     pub slot: Option<u32>,
 }
 
+/// A key whose committed row became a tombstone, or stopped being one.
+struct Moved {
+    key: Box<[u8]>,
+    deleted_at_ms: u64,
+    is_made: bool,
+}
+
 /// See the module's text.
 pub struct Table {
     resident: bool,
@@ -107,8 +120,13 @@ pub struct Table {
     layers: VecDeque<Layer>,
     last_mark: u64,
     spare: Vec<Vec<u8>>,
-    /// Deleted-at and key of tombstones, oldest first; an entry may be stale, and is judged when it is due.
-    tombstones: BTreeSet<(u64, Box<[u8]>)>,
+    /// Deleted-at and slot of the committed rows here that are tombstones, oldest first: one entry a key, however often it
+    /// was deleted. Without those that an uncommitted call has looked at.
+    queue: BTreeSet<(u64, u32)>,
+    /// Tombstones among the newest versions of all keys, those that only a store holds included.
+    tombstones: usize,
+    /// What commits changed in the tombstones that a store holds (not resident only).
+    moved: Vec<Moved>,
     /// Slots that restore changed and the next commit returns (not resident only).
     restored: Vec<u32>,
     commits: u32,
@@ -133,7 +151,9 @@ impl Table {
             layers: VecDeque::new(),
             last_mark: 0,
             spare: Vec::new(),
-            tombstones: BTreeSet::new(),
+            queue: BTreeSet::new(),
+            tombstones: 0,
+            moved: Vec::new(),
             restored: Vec::new(),
             commits: 0,
             rows: 0,
@@ -160,9 +180,25 @@ impl Table {
     }
     /// Bytes of keys, rows, layers and the structures around them.
     pub fn nbytes(&self) -> usize {
-        let layers: usize = self.layers.iter().map(|layer| layer.bytes.capacity()).sum();
-        let slots = self.slots.capacity() * size_of::<Slot>();
-        self.bytes + layers + slots + self.index.capacity() * (size_of::<Probe>() + 1)
+        let layer = |layer: &Layer| {
+            let due = layer.due.capacity() * size_of::<(u64, u32)>();
+            layer.bytes.capacity() + layer.dirty.capacity() * size_of::<Dirty>() + due
+        };
+        let layers: usize = self.layers.iter().map(layer).sum();
+        let spare: usize = self.spare.iter().map(Vec::capacity).sum();
+        let slots = self.slots.capacity() * size_of::<Slot>() + self.index.len() * ALLOCATION_BYTES;
+        let lists = (self.free.capacity() + self.restored.capacity()) * size_of::<u32>();
+        let moved: usize = self.moved.iter().map(|moved| size_of::<Moved>() + moved.key.len()).sum();
+        let queue = self.queue.len() * QUEUED_BYTES;
+        self.bytes + layers + spare + slots + lists + moved + queue + self.index.allocation_size()
+    }
+    /// Keys whose newest version is a tombstone.
+    pub fn tombstones(&self) -> usize {
+        self.tombstones
+    }
+    /// How many of them the store holds that this table begins with (not resident only).
+    pub fn set_tombstones(&mut self, count: usize) {
+        self.tombstones = count;
     }
     /// Highest epoch of any row that went; a key that is created anew must be above it.
     pub fn epoch_floor(&self) -> u64 {
@@ -226,6 +262,7 @@ impl Table {
         if row.is_some() {
             self.slots[index as usize].drops = 0;
         }
+        self.count_tombstones(self.newest(index).is_some_and(is_tombstone), is_tombstone(bytes));
         let Some(last) = self.layers.len().checked_sub(1) else { return index };
         let layer = &mut self.layers[last];
         if before == Some(last) {
@@ -252,6 +289,17 @@ impl Table {
             self.layers[before].dirty[pending.index as usize].superseded_by = version.mark;
         }
         index
+    }
+
+    #[inline]
+    fn count_tombstones(&mut self, before: bool, after: bool) {
+        if before != after {
+            let made = isize::from(after) - isize::from(before);
+            self.tombstones = self.tombstones.saturating_add_signed(made);
+            if let Some(layer) = self.layers.back_mut() {
+                layer.tombstones += made;
+            }
+        }
     }
 
     fn layer_at(&self, mark: u64) -> Option<usize> {
@@ -282,6 +330,9 @@ impl Table {
         let key_len = std::mem::take(&mut self.slots[index as usize].key_len) as usize;
         self.bytes -= data.len();
         self.rows -= usize::from(data.len() > key_len);
+        if let Some(deleted_at_ms) = deleted_at(&data[key_len..]) {
+            self.queue.remove(&(deleted_at_ms, index));
+        }
         let hash = index_hash(self.seed, &data[..key_len]);
         if let Ok(entry) = self.index.find_entry(spread(hash), |probe| probe.slot == index) {
             entry.remove();
@@ -289,7 +340,34 @@ impl Table {
         self.free.push(index);
     }
 
+    /// Makes a row the committed one, and notes what that moves in the tombstones of a store.
     fn set_committed(&mut self, index: u32, row: Option<&[u8]>) {
+        let held = self.slots[index as usize].row();
+        if held.is_some_and(is_tombstone) || row.is_some_and(is_tombstone) {
+            let (before, after) = self.requeue(index, row);
+            if !self.resident && before != after {
+                for (deleted_at_ms, is_made) in [(before, false), (after, true)] {
+                    let Some(deleted_at_ms) = deleted_at_ms else { continue };
+                    let key = self.slots[index as usize].key().into();
+                    self.moved.push(Moved { key, deleted_at_ms, is_made });
+                }
+            }
+        }
+        self.hold(index, row);
+    }
+
+    /// Before `row` becomes the committed one: the queue has what is a tombstone then. When the row that goes was deleted,
+    /// and the one that comes.
+    fn requeue(&mut self, index: u32, row: Option<&[u8]>) -> (Option<u64>, Option<u64>) {
+        let (before, after) = (self.slots[index as usize].row().and_then(deleted_at), row.and_then(deleted_at));
+        if before != after {
+            before.map(|deleted_at_ms| self.queue.remove(&(deleted_at_ms, index)));
+            after.map(|deleted_at_ms| self.queue.insert((deleted_at_ms, index)));
+        }
+        (before, after)
+    }
+
+    fn hold(&mut self, index: u32, row: Option<&[u8]>) {
         let slot = &mut self.slots[index as usize];
         let row = row.unwrap_or_default();
         let key_len = slot.key_len as usize;
@@ -383,7 +461,12 @@ impl Table {
                 self.remove(dirty.slot);
             }
         }
-        self.tombstones.extend(layer.due);
+        self.tombstones = self.tombstones.saturating_add_signed(-layer.tombstones);
+        for (deleted_at_ms, index) in layer.due {
+            if self.slots[index as usize].row().and_then(deleted_at) == Some(deleted_at_ms) {
+                self.queue.insert((deleted_at_ms, index));
+            }
+        }
         self.keep_arena(layer.bytes);
     }
 
@@ -396,43 +479,37 @@ impl Table {
 
     // Tombstones ------------------------------------------------------------------------------------------------------
 
-    /// Remembers that a key has a tombstone, for [`Table::expire`].
-    pub fn queue_tombstone(&mut self, deleted_at_ms: u64, key: &[u8]) {
-        self.tombstones.insert((deleted_at_ms, key.into()));
-    }
-
     /// Removes rows of tombstones made at or before `until_ms`, at most `count`, under the newest mark; how many.
     pub fn expire(&mut self, until_ms: u64, count: usize) -> usize {
         let mut removed = 0;
         for _ in 0..count {
-            if self.tombstones.first().is_none_or(|(deleted_at_ms, _)| *deleted_at_ms > until_ms) {
-                break;
-            }
-            let Some((deleted_at_ms, key)) = self.tombstones.pop_first() else { break };
-            let place = self.find(&key);
-            if place.slot.is_none() && !self.resident {
-                self.tombstones.insert((deleted_at_ms, key));
-                break;
-            }
-            // The key may have come back since, or have been deleted once more.
-            let row = place.slot.and_then(|slot| self.newest(slot)).and_then(|row| Row::read(row).ok());
-            if let Some(row) = row.filter(|row| row.header.is_tombstone() && row.deleted_at_ms == deleted_at_ms) {
-                let epoch = row.header.epoch;
-                self.raise_epoch_floor(epoch);
-                self.write(place, &key, None);
-                removed += 1;
-            }
+            let Some(due) = self.queue.first().copied().filter(|(at_ms, _)| *at_ms <= until_ms) else { break };
+            self.queue.pop_first();
             if let Some(layer) = self.layers.back_mut() {
-                layer.due.push((deleted_at_ms, key));
+                layer.due.push(due);
+            }
+            // The key may have come back since, or have been deleted once more, in a call that is not committed yet.
+            let (deleted_at_ms, index) = due;
+            if self.newest(index).and_then(deleted_at) == Some(deleted_at_ms) {
+                let epoch = self.newest(index).map_or(Ok(0), |row| order(row).map(|order| order.0)).unwrap_or(0);
+                self.raise_epoch_floor(epoch);
+                let key = Box::from(self.slots[index as usize].key());
+                self.write(Place { hash: 0, slot: Some(index) }, &key, None);
+                removed += 1;
             }
         }
         removed
     }
 
-    /// Keys of at most `count` tombstones that are due, for a table that must load them first.
-    pub fn due(&self, until_ms: u64, count: usize) -> impl Iterator<Item = &[u8]> {
-        let due = self.tombstones.iter().take_while(move |(deleted_at_ms, _)| *deleted_at_ms <= until_ms);
-        due.take(count).map(|(_, key)| &**key)
+    /// What commits moved in the tombstones that a store holds, for its own queue of them: the key, its deleted-at as the
+    /// timestamp, and a value where it was made, none where it is gone. Given once (not resident only).
+    pub fn take_moved(&mut self) -> Result<Records, RecordsError> {
+        let mut out = Records::new();
+        for moved in std::mem::take(&mut self.moved) {
+            let value = moved.is_made.then_some(&[][..]);
+            out.push(Some(&moved.key), value, moved.deleted_at_ms as i64, -1)?;
+        }
+        Ok(out)
     }
 
     // Rows from outside -----------------------------------------------------------------------------------------------
@@ -457,18 +534,8 @@ impl Table {
         let place = self.find(key);
         if place.slot.is_none() {
             let index = self.create(place.hash, key);
-            self.set_committed(index, row);
-            self.queue_if_tombstone(key, row)?;
-        }
-        Ok(())
-    }
-
-    fn queue_if_tombstone(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
-        if let Some(row) = row.filter(|_| key != SCHEMA_KEY) {
-            let row = Row::read(row)?;
-            if row.header.is_tombstone() {
-                self.queue_tombstone(row.deleted_at_ms, key);
-            }
+            self.requeue(index, row);
+            self.hold(index, row);
         }
         Ok(())
     }
@@ -491,11 +558,14 @@ impl Table {
             return Ok(());
         }
         let index = place.slot.unwrap_or_else(|| self.create(place.hash, key));
+        let before = self.slots[index as usize].row().is_some_and(is_tombstone);
+        self.count_tombstones(before, row.is_some_and(is_tombstone));
         self.set_committed(index, row);
-        self.queue_if_tombstone(key, row)?;
         if !self.resident {
-            self.slots[index as usize].folded = self.commits + 1;
-            self.restored.push(index);
+            let folded = std::mem::replace(&mut self.slots[index as usize].folded, self.commits + 1);
+            if folded <= self.commits {
+                self.restored.push(index);
+            }
         } else if row.is_none() && self.slots[index as usize].pending == Version::NONE {
             self.remove(index);
         }
@@ -666,6 +736,84 @@ mod tests {
         assert_eq!(1, table.expire(30, 10));
         table.commit(mark).unwrap();
         assert_eq!((vec![b"b".as_slice()], 30), (table.keys().collect::<Vec<_>>(), table.epoch_floor()));
+    }
+
+    #[test]
+    fn the_queue_has_an_entry_per_tombstone_however_often_its_key_was_deleted() {
+        let mut table = Table::new(true);
+        for at in 0..1_000 {
+            let mark = table.begin(0);
+            put(&mut table, KEY, Some(&row(1, 2 * at + 1, b"x")));
+            put(&mut table, KEY, Some(&tombstone(1, at)));
+            if at % 3 == 0 {
+                table.drop_pending();
+            } else {
+                table.commit(mark).unwrap();
+            }
+        }
+        assert_eq!((vec![(998, 0)], 1), (table.queue.iter().copied().collect::<Vec<_>>(), table.tombstones()));
+        let before = table.nbytes();
+        for at in 0..1_000u64 {
+            table.restore(&at.to_le_bytes(), Some(&tombstone(1, at))).unwrap();
+        }
+        assert_eq!((1_001, 1_001), (table.queue.len(), table.tombstones()));
+        assert!(table.nbytes() > before + 1_000 * (8 + 52 + ALLOCATION_BYTES + QUEUED_BYTES));
+        table.restore(KEY, Some(&row(2, 1, b"back"))).unwrap();
+        table.restore(&7u64.to_le_bytes(), None).unwrap();
+        assert_eq!((999, 999), (table.queue.len(), table.tombstones()));
+    }
+
+    #[test]
+    fn tombstones_are_counted_with_what_is_not_committed_and_without_what_was_dropped() {
+        let mut table = Table::new(true);
+        table.restore(b"a", Some(&tombstone(1, 5))).unwrap();
+        let first = table.begin(0);
+        put(&mut table, KEY, Some(&tombstone(1, 6)));
+        put(&mut table, b"a", Some(&row(1, 2, b"back")));
+        let second = table.begin(0);
+        put(&mut table, b"b", Some(&tombstone(1, 7)));
+        put(&mut table, b"a", Some(&tombstone(1, 8)));
+        assert_eq!(3, table.tombstones());
+        table.revert();
+        assert_eq!(1, table.tombstones());
+        table.commit(first).unwrap();
+        assert_eq!((1, second), (table.tombstones(), table.begin(0)));
+        put(&mut table, KEY, None);
+        assert_eq!(0, table.tombstones());
+        table.drop_pending();
+        assert_eq!((1, 1), (table.tombstones(), table.queue.len()));
+    }
+
+    #[test]
+    fn a_store_is_told_what_moved_in_its_tombstones() {
+        let mut table = Table::new(false);
+        let moved = |table: &mut Table| -> Vec<(Vec<u8>, i64, bool)> {
+            let records = table.take_moved().unwrap();
+            let one = |record: crate::records::Record<'_>| {
+                (record.key().unwrap().to_vec(), record.timestamp_ms(), record.value().is_some())
+            };
+            records.iter().map(one).collect()
+        };
+        table.set_tombstones(2);
+        table.load(b"a", Some(&tombstone(1, 5))).unwrap();
+        table.load(b"b", Some(&tombstone(1, 6))).unwrap();
+        table.load(KEY, None).unwrap();
+        let mark = table.begin(0);
+        assert_eq!(1, table.expire(5, 10));
+        put(&mut table, KEY, Some(&tombstone(1, 7)));
+        put(&mut table, b"b", Some(&tombstone(1, 6)));
+        assert_eq!(2, table.tombstones());
+        table.commit(mark).unwrap();
+        let key = KEY.to_vec();
+        assert_eq!(vec![(b"a".to_vec(), 5, false), (key.clone(), 7, true)], moved(&mut table));
+        assert!(moved(&mut table).is_empty(), "told once");
+        table.restore(KEY, Some(&tombstone(2, 9))).unwrap();
+        table.commit(mark).unwrap();
+        assert_eq!(vec![(key.clone(), 7, false), (key, 9, true)], moved(&mut table));
+        table.evict();
+        table.commit(mark).unwrap();
+        table.evict();
+        assert_eq!((0, 2), (table.queue.len(), table.tombstones()), "what is in the store only is counted");
     }
 
     #[test]

@@ -220,7 +220,8 @@ fn delete_leaves_a_tombstone_resets_sequences_and_the_key_comes_back_in_its_epoc
 fn after_its_retention_a_tombstone_goes_and_the_key_gets_a_higher_epoch() {
     let mut table = table(|_| {});
     let value = message("name", 1);
-    table.process(&chunk(&[("k", Some(&value), &[]), ("k", None, &[])]), NOW).unwrap();
+    let made = table.process(&chunk(&[("k", Some(&value), &[]), ("k", None, &[])]), NOW).unwrap();
+    table.table_mut().commit(made.mark).unwrap();
     let early = table.process(&Records::new(), NOW + RETENTION - 1).unwrap();
     assert_eq!(0, early.counts.expired);
     let step = table.process(&Records::new(), NOW + RETENTION).unwrap();
@@ -242,7 +243,8 @@ fn only_so_many_tombstones_expire_at_once() {
         records.push(Some(key.as_bytes()), Some(&value), 1, 2 * offset).unwrap();
         records.push(Some(key.as_bytes()), None, 1, 2 * offset + 1).unwrap();
     }
-    table.process(&records, NOW).unwrap();
+    let made = table.process(&records, NOW).unwrap();
+    table.table_mut().commit(made.mark).unwrap();
     let expired = |table: &mut SyncTable| table.process(&Records::new(), NOW + RETENTION).unwrap().counts.expired;
     assert_eq!((EXPIRE_MAX as u64, 1, 0), (expired(&mut table), expired(&mut table), expired(&mut table)));
 }

@@ -7,8 +7,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
-use streams_kernel::row::{Row, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
-use streams_kernel::sync::{Failure, Step, SyncTable};
+use streams_kernel::row::{self, Row, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
+use streams_kernel::sync::{Failure, Step, SyncTable, EXPIRE_MAX};
 
 use crate::kernel::PySchema;
 use crate::records::PyRecords;
@@ -91,6 +91,11 @@ impl PyJob {
         };
         let job = Job::new(spec).map_err(PyValueError::new_err)?;
         Ok(PyJob { inner: Arc::new(job), raised })
+    }
+
+    #[getter]
+    fn tombstone_retention_ms(&self) -> u64 {
+        self.inner.tombstone_retention_ms()
     }
 }
 
@@ -197,6 +202,20 @@ impl PyTable {
         Ok(rows.map_err(invalid)?.into())
     }
 
+    fn take_moved(&self, py: Python<'_>) -> PyResult<PyRecords> {
+        let moved = self.detached(py, |table| table.table_mut().take_moved())?;
+        Ok(moved.map_err(invalid)?.into())
+    }
+
+    #[getter]
+    fn tombstones(&self, py: Python<'_>) -> PyResult<usize> {
+        self.detached(py, |table| table.table().tombstones())
+    }
+
+    fn set_tombstones(&self, py: Python<'_>, count: usize) -> PyResult<()> {
+        self.detached(py, |table| table.table_mut().set_tombstones(count))
+    }
+
     fn drop_pending(&self, py: Python<'_>) -> PyResult<()> {
         self.detached(py, |table| table.table_mut().drop_pending())
     }
@@ -271,10 +290,18 @@ fn decode_row<'p>(py: Python<'p>, row: &[u8]) -> PyResult<Bound<'p, PyDict>> {
     Ok(fields)
 }
 
+/// When a row's key was deleted; None: it is no tombstone.
+#[pyfunction]
+fn deleted_at(row: &[u8]) -> Option<u64> {
+    row::deleted_at(row)
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyJob>()?;
     m.add_class::<PyStep>()?;
     m.add_class::<PyTable>()?;
     m.add("SCHEMA_KEY", PyBytes::new(m.py(), SCHEMA_KEY))?;
+    m.add("EXPIRE_MAX", EXPIRE_MAX)?;
+    m.add_function(wrap_pyfunction!(deleted_at, m)?)?;
     m.add_function(wrap_pyfunction!(decode_row, m)?)
 }
