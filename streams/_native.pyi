@@ -317,6 +317,8 @@ class KafkaError(Exception):
     """The client is unusable and has to be made anew."""
     abortable: bool
     """The transaction has to be aborted; the producer can go on."""
+    place: tuple[str, int, int] | None
+    """Topic, partition and offset that it is about, where it is about one."""
 
 class KafkaConsumer:
     """A consumer without automatic commits. A closed one raises RuntimeError; librdkafka's refusals are KafkaError."""

@@ -295,6 +295,7 @@ class App(faust.App):
         self.transport.before_subscribe.append(self._declare)
         for sync in self.syncs.values():
             self.consumer.on_rewind(sync.rewind)
+            self.transport.expiry.expect(sync.topics.resync)
         if self.guarded is not None:
             await self.guarded.open()
         self.add_future(self.health.watch())

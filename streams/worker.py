@@ -20,6 +20,7 @@ from streams.delivery.agent import Deliveries
 from streams.delivery.assembly import Order, Workshop
 from streams.delivery.attempt import Means
 from streams.delivery.dictionary import Dictionaries
+from streams.delivery.feed import Feed
 from streams.delivery.outbox import Outbox
 from streams.delivery.retry import Budget
 from streams.errors import Finding, SettingsError, TransportError
@@ -132,6 +133,10 @@ class Guarded:
             self._app, list(self._orders.values()), f"{self._app.conf.id}.progress"
         )
         await self._workshop.prepare()
+        expiry = self._app.transport.expiry
+        expiry.expect(self.circuits.topic)
+        for topic, feed in self.deliveries.feeds.items():
+            expiry.expect(topic, partial(self._skipped, feed))
         self._app.consumer.outcomes.append(self._produced)
         self._app.consumer.on_rewind(self._rewind)
 
@@ -182,6 +187,10 @@ class Guarded:
 
     def _produced(self, ok: bool) -> None:
         self.board.count(BROKER, "ok" if ok else "failed", 0)
+
+    def _skipped(self, feed: Feed, partition: int, position: int, first: int) -> None:
+        """Patches that the shared reader had not read are gone. Called in the thread that fetches."""
+        self._app.loop.call_soon_threadsafe(feed.skip, partition, first)
 
     def _open_follower(self, positions: Positions) -> Follower:
         return open_follower(self._app.transport, positions)

@@ -140,6 +140,13 @@ class Feed:
         for taker in self._takers:
             self._look(taker.name)
 
+    def skip(self, partition: int, first: int) -> None:
+        """The shared reader goes on at `first`: what lay before is gone, also for targets that were level with it."""
+        for taker in self._takers:
+            if self.positions.get((taker.name, partition), first) < first:
+                for lost in self.lost:
+                    lost(taker.name, partition)
+
     def _wants(self, taker: Taker, partition: int, begin: int, end: int) -> bool:
         return begin <= self.positions.get((taker.name, partition), -1) < end
 

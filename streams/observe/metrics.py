@@ -148,6 +148,15 @@ class Metrics(Collector):
             held.add_metric([hold.topic, str(hold.partition)], hold.records)
         yield held
 
+        expired = CounterMetricFamily(
+            "streams_records_expired",
+            "Offsets of topics of our own that expired before they were read",
+            labels=["topic"],
+        )
+        for topic, count in self._app.transport.expiry.counts.copy().items():
+            expired.add_metric([topic], count)
+        yield expired
+
     def _transactions(self) -> Iterator[Any]:
         ledger = self._app.consumer.ledger
         yield CounterMetricFamily("streams_transactions", "Transactions committed", ledger.transactions)

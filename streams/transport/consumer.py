@@ -44,6 +44,10 @@ class ChunkConductor(base.Conductor):
         """Whether any reader of the topic wants chunks. All readers of a topic must want the same."""
         return any(isinstance(channel.schema, ChunkSchema) for channel in self._topic_name_index.get(topic, ()))
 
+    def readers(self, topic: str) -> int:
+        """How many agents read the topic here."""
+        return len(self._topic_name_index.get(topic, ()))
+
 
 class ChunkConsumer:
     """Mixin in front of a Faust consumer class."""
@@ -251,3 +255,9 @@ def missing_topics(wanted: Iterable[str], existing: Iterable[str]) -> list[str]:
 def refuse_topic(name: str, reason: str) -> TransportError:
     """The error for a topic that could not be created."""
     return TransportError(f"topic {name}: {reason}; create it by hand or give this user the right to create topics")
+
+
+def begin_anew(consumer: Any, tp: TP) -> None:
+    """The partition is another one under the old name: Faust's consumer takes low offsets for new, not for repeated."""
+    consumer._read_offset[tp] = None
+    consumer._committed_offset[tp] = None

@@ -18,6 +18,7 @@ from streams.options import Settings
 from streams.transport.consumer import ChunkConductor
 from streams.transport.embedded_consumer import Consumer
 from streams.transport.embedded_producer import Producer
+from streams.transport.expiry import Expiry
 from streams.transport.tail import Positions, Progress, Sink
 from streams.transport.worker_log import WorkerLog
 
@@ -46,6 +47,8 @@ class Transport(base.Transport):
         """Called with the topics that exist until each returns nothing more to wait for; they create their own."""
         self.reasons: dict[str, str] = {}
         """Why there is no progress, where there is a reason; shown by readiness, metrics and doctor."""
+        self.expiry = Expiry(app)
+        """What becomes of positions that their topic does not have any more."""
         self._log: WorkerLog | None = None
         self._users = 0
 

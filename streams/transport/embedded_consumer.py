@@ -21,7 +21,7 @@ from typing_extensions import override
 from streams._native import Records
 from streams.errors import LogFullError, TransportError
 from streams.options import Settings
-from streams.transport.consumer import ChunkConsumer
+from streams.transport.consumer import ChunkConsumer, begin_anew
 from streams.transport.pipeline import Unit
 from streams.transport.worker_log import EmbeddedLedger
 
@@ -160,23 +160,17 @@ class Consumer(ChunkConsumer, base.Consumer):
         for topic, partition in [*ready[first:], *ready[:first]][:PARTITIONS_PER_FETCH]:
             tp = TP(topic, partition)
             if positions[tp] < log.start(topic, partition) and not self._is_changelog_tp(tp):
-                raise self._lost(tp, positions[tp])
+                self._go_on(tp, positions[tp])
             records = log.read(topic, partition, positions[tp], chunk.records_max, chunk.bytes_max)
             if len(records):
                 runs.append((tp, records))
         self.pipeline.behind = any(len(records) >= chunk.records_max for _, records in runs)
         return runs
 
-    def _lost(self, tp: TP, offset: int) -> TransportError:
-        """No loss is silent."""
+    def _go_on(self, tp: TP, offset: int) -> None:
+        """The position is outside of its partition. TransportError where that is a loss; else reading goes on."""
         log = self.transport.log.log
-        has = f"{log.start(tp.topic, tp.partition)} to {log.end(tp.topic, tp.partition)}"
-        return TransportError(
-            f"{tp.topic} partition {tp.partition}: offset {offset} is next, the log has {has}: retention removed "
-            "records before they were processed, or the topic was made anew; raise embedded.retention_ms, and move the "
-            "group's offsets to go on",
-            fatal=True,
-        )
+        self.transport.expiry.go_on(self.app.conf.id, tp.topic, tp.partition, offset, log.start(*tp), log.end(*tp))
 
     def _move(self, tp: TP, offset: int) -> None:
         self._positions[tp] = offset
@@ -199,8 +193,10 @@ class Consumer(ChunkConsumer, base.Consumer):
             offset = committed[tp] = found.get((tp.topic, tp.partition))
             if offset is None:
                 offset = log.end(*tp) if latest else log.start(*tp)
-            elif offset > log.end(*tp):
-                raise self._lost(tp, offset)
+            elif not log.start(*tp) <= offset <= log.end(*tp):
+                self._go_on(tp, offset)
+                offset, committed[tp] = log.start(*tp), None
+                begin_anew(self, tp)
             self._move(tp, offset)
         return committed
 

@@ -22,6 +22,7 @@ from typing_extensions import override
 from streams._native import KafkaConsumer, KafkaError, Records
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import TransportError
+from streams.transport.consumer import begin_anew
 from streams.transport.ledger import Member, named
 
 __all__ = ["ConsumerThread", "look_up_later", "pause_after"]
@@ -80,6 +81,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._positions: dict[TP, int] = {}  # next offset to fetch
         self._held: set[TP] = set()  # what the native consumer is assigned
         self._stale: set[TP] = set()  # moved since: assigned anew before the next fetch
+        self._sought: set[TP] = set()  # nothing was fetched since they were placed
         self._remembered: dict[TP, int | None] = {}  # committed offsets for the next seek
         self.ends: dict[TP, int] = {}  # where the end of a partition was last reported
 
@@ -218,13 +220,38 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._next_fetch_s = SYSTEM_CLOCK.monotonic_s() + pause_s
             return runs
         except KafkaError as error:
-            if error.code == "_AUTO_OFFSET_RESET":
-                raise TransportError(
-                    "a committed offset is outside its topic: records were removed before they were processed, or the "
-                    "topic was made anew; compare `streams doctor`, then move the group's offsets to go on",
-                    fatal=True,
-                ) from error
+            if error.code == "_AUTO_OFFSET_RESET" and error.place is not None:
+                self._go_on(TP(*error.place[:2]))
+                return []
             raise named(error, "fetch") from error
+
+    def _go_on(self, tp: TP) -> None:
+        """The position is outside of its partition: goes on at the first offset that is left, where that is right.
+
+        Faust begins a changelog one below its first offset, and reads what is there.
+        """
+        with self._lock:
+            position = self._positions.get(tp)
+            if position is None or tp in self._stale:
+                return  # it is elsewhere by now
+            free = tp in self._sought
+        low, high = self.native.watermarks(tp.topic, tp.partition, METADATA_TIMEOUT_MS)
+        if not self.consumer.is_changelog(tp):
+            self.transport.expiry.go_on(self.app.conf.id, tp.topic, tp.partition, position, low, high)
+            if position > high:
+                if not free:
+                    raise TransportError(
+                        f"{tp.topic} partition {tp.partition}: offset {position} is next, the log has {low} to "
+                        f"{high}: it was made anew; a restart reads it from its beginning",
+                        fatal=True,
+                    )
+                begin_anew(self.consumer, tp)
+        with self._lock:
+            # A chunk begins where the last one ended, whatever has expired in between.
+            if self._positions.get(tp) == position and (position > high or self.consumer.is_changelog(tp)):
+                self._positions[tp] = low
+        self.native.unassign([(tp.topic, tp.partition)])
+        self.native.assign([(tp.topic, tp.partition, low)])
 
     def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, int, Records]]:
         """Drops what a seek or a rebalance overtook, and moves the positions."""
@@ -238,6 +265,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                     self.ends[tp] = end
                 if len(records):
                     accepted.append((tp, self._positions[tp], records))
+                    self._sought.discard(tp)
                     self._positions[tp] = records.last_offset + 1
         return accepted
 
@@ -257,6 +285,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for tp, offset in committed.items():
                 self._positions[tp] = first[tp] if offset is None else offset
                 self._stale.add(tp)
+                self._sought.add(tp)
                 self.ends.pop(tp, None)
         self.wake()
         return committed
@@ -305,6 +334,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         with self._lock:
             self._positions[tp] = offset
             self._stale.add(tp)
+            self._sought.add(tp)
         self.wake()
 
     @override

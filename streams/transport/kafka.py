@@ -25,6 +25,7 @@ from streams.options import Settings
 from streams.transport.clients import NativeClients
 from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics
 from streams.transport.credentials import Credentials
+from streams.transport.expiry import Expiry
 from streams.transport.fetcher import ConsumerThread
 from streams.transport.joining import join_chunk
 from streams.transport.ledger import KafkaLedger, named
@@ -245,6 +246,8 @@ class Transport(driver.Transport):
         """Producer settings of single topics, filled by whoever declares them before the start."""
         self.before_subscribe: list[Callable[[KafkaAdmin, Mapping[str, int]], Iterable[str]]] = []
         """Called with the topics that exist until each returns nothing more to wait for; they create their own."""
+        self.expiry = Expiry(self.app)
+        """What becomes of positions that their topic does not have any more."""
         self._reader: KafkaConsumer | None = None
         self._open_reader: KafkaConsumer | None = None
         self._admin: KafkaAdmin | None = None

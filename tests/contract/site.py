@@ -12,6 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
 from streams import settings
 from streams._native import KafkaAdmin, Records
 from streams.app import App
@@ -20,6 +23,7 @@ from streams.client.connect import open_reader, open_writer
 from streams.client.event import Event
 from streams.client.producer import Producer
 from streams.client.receiver import Receiver
+from streams.clock import SYSTEM_CLOCK
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.transport.log import Log
 from streams.v1.patch_pb2 import Patch
@@ -146,6 +150,29 @@ class Site:
             writer.close()
         assert len(acks) == len(records)
         return acks
+
+    async def expire(self, topic: str) -> None:
+        """Removes every record that a topic has now, as retention does."""
+        if self.embedded:
+            await asyncio.to_thread(self._expire, topic)
+            return
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.url.partition("://")[2])
+        await admin.start()
+        try:
+            counts = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics([topic])}
+            partitions = (TopicPartition(topic, number) for number in range(counts[topic]))
+            await admin.delete_records({partition: RecordsToDelete(-1) for partition in partitions})
+        finally:
+            await admin.close()
+
+    def _expire(self, topic: str) -> None:
+        log = Log.shared(self.url.removeprefix("embedded://"))
+        try:
+            log.create_topic(topic, log.partitions(topic) or 1, retention_ms=1)
+            while log.maintain(SYSTEM_CLOCK.now_ms() + 1_000, 1_000):
+                pass
+        finally:
+            log.close()
 
     async def read(self, topic: str) -> list[Found]:
         """Every committed record of a topic, by partition."""

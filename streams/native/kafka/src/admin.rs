@@ -50,6 +50,7 @@ fn wrap(error: CrateError) -> KafkaError {
         ),
         fatal: false,
         abortable: false,
+        place: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Chunks out of Kafka: batches of messages, copied once into the arenas of [`Records`].
 
+use std::collections::VecDeque;
 use std::os::raw::c_void;
 use std::ptr;
 use std::slice;
@@ -32,14 +33,8 @@ pub struct Consumer {
     handle: Handle,
     queue: *mut sys::rd_kafka_queue_t,
     room: Room,
-    /// What ended a fetch that had records: it is said by the next one.
-    failed: Mutex<Option<Failed>>,
-}
-
-/// An error of one partition, or of the client where there is none.
-struct Failed {
-    place: Option<(String, i32)>,
-    error: KafkaError,
+    /// What ended a fetch that had records, or had more errors than one: each is said by a fetch of its own.
+    failed: Mutex<VecDeque<KafkaError>>,
 }
 
 /// What the largest run of the last fetch held: the next one's memory is asked for at once instead of doubled up to it.
@@ -73,7 +68,7 @@ impl Consumer {
         // there, and serving its events would take messages away.
         // SAFETY: the handle is live; the consumer queue holds a reference of its own.
         let queue = unsafe { sys::rd_kafka_queue_get_consumer(handle.rk) };
-        Ok(Consumer { handle, queue, room: Room::default(), failed: Mutex::new(None) })
+        Ok(Consumer { handle, queue, room: Room::default(), failed: Mutex::default() })
     }
 
     pub fn assign<'a>(&self, items: impl IntoIterator<Item = (&'a str, i32, i64)>) -> Result<(), KafkaError> {
@@ -93,10 +88,14 @@ impl Consumer {
     /// An error of a partition that is placed anew, or goes, is nobody's any more.
     fn forgive(&self, list: &Partitions) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = failed.as_ref().and_then(|failed| failed.place.as_ref());
-        if place.is_some_and(|place| list.items().iter().any(|item| (&item.0, item.1) == (&place.0, place.1))) {
-            *failed = None;
+        if failed.is_empty() {
+            return;
         }
+        let placed = list.items();
+        failed.retain(|error| {
+            let place = error.place.as_ref();
+            !place.is_some_and(|place| placed.iter().any(|item| (&item.0, item.1) == (&place.0, place.1)))
+        });
     }
 
     pub fn subscribe<'a>(&self, topics: impl IntoIterator<Item = &'a str>) -> Result<(), KafkaError> {
@@ -194,9 +193,11 @@ impl Consumer {
     /// the next call's, unless its partition is assigned anew or gone by then.
     pub fn fetch(&self, records_max: usize, bytes_max: usize, timeout_ms: i32) -> Result<Vec<Fetched>, KafkaError> {
         self.handle.serve(0, |_| {})?;
-        if let Some(failed) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(failed.error);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failed.pop_front() {
+            return Err(error);
         }
+        drop(failed); // the wait below is ended by a placing, which looks at it
         let mut out: Vec<Fetched> = Vec::new();
         let mut messages: [*mut sys::rd_kafka_message_t; BATCH] = [ptr::null_mut(); BATCH];
         let (mut count, mut bytes) = (0usize, 0usize);
@@ -205,9 +206,9 @@ impl Consumer {
         if first.is_null() {
             return Ok(out);
         }
-        let mut failed = self.take(first, &mut out, &mut bytes).err();
+        let mut failed: VecDeque<KafkaError> = self.take(first, &mut out, &mut bytes).err().into_iter().collect();
         count += 1;
-        while count < records_max && bytes < bytes_max && failed.is_none() {
+        while count < records_max && bytes < bytes_max && failed.is_empty() {
             let room = BATCH.min(records_max - count);
             // SAFETY: the array has room for `room` pointers; each returned message is destroyed in `take`.
             let got = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), room) };
@@ -215,16 +216,15 @@ impl Consumer {
                 break;
             }
             for message in &messages[..got as usize] {
-                if let Err(error) = self.take(*message, &mut out, &mut bytes) {
-                    failed = failed.or(Some(error));
-                }
+                failed.extend(self.take(*message, &mut out, &mut bytes).err());
             }
             count += got as usize;
         }
-        match failed {
-            Some(failed) if out.is_empty() => Err(failed.error),
-            failed => {
-                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        let error = if out.is_empty() { failed.pop_front() } else { None };
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        match error {
+            Some(error) => Err(error),
+            None => {
                 self.room.learn(&out);
                 Ok(out)
             }
@@ -242,7 +242,7 @@ impl Consumer {
         message: *mut sys::rd_kafka_message_t,
         out: &mut Vec<Fetched>,
         bytes: &mut usize,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), KafkaError> {
         // SAFETY: `message` is owned by this call and destroyed at its end, after everything was copied.
         unsafe {
             let result = self.copy(&*message, out, bytes);
@@ -251,13 +251,18 @@ impl Consumer {
         }
     }
 
-    fn copy(&self, message: &sys::rd_kafka_message_t, out: &mut Vec<Fetched>, bytes: &mut usize) -> Result<(), Failed> {
+    fn copy(
+        &self,
+        message: &sys::rd_kafka_message_t,
+        out: &mut Vec<Fetched>,
+        bytes: &mut usize,
+    ) -> Result<(), KafkaError> {
         match message.err {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
                 let run = run_of(message, out, &self.room);
-                append(message, &mut run.records).map_err(|error| Failed {
+                append(message, &mut run.records).map_err(|error| KafkaError {
                     place: place_of(message),
-                    error: KafkaError::local("_INVALID_ARG", error.to_string()),
+                    ..KafkaError::local("_INVALID_ARG", error.to_string())
                 })?;
                 *bytes += message.len + message.key_len;
                 Ok(())
@@ -268,7 +273,8 @@ impl Consumer {
             }
             code => {
                 let place = place_of(message);
-                let what = place.as_ref().map(|(topic, partition)| format!("fetch of {topic} partition {partition}"));
+                let what =
+                    place.as_ref().map(|(topic, partition, _)| format!("fetch of {topic} partition {partition}"));
                 let error = KafkaError::of(code, what.as_deref().unwrap_or("fetch"));
                 let passing = error.retriable
                     || matches!(
@@ -282,7 +288,7 @@ impl Consumer {
                     self.handle.log(error.to_string());
                     return Ok(());
                 }
-                Err(Failed { place, error })
+                Err(KafkaError { place, ..error })
             }
         }
     }
@@ -298,14 +304,14 @@ impl Drop for Consumer {
     }
 }
 
-/// Topic and partition of a message; None for an error of the client itself.
-fn place_of(message: &sys::rd_kafka_message_t) -> Option<(String, i32)> {
+/// Topic, partition and offset of a message; None for an error of the client itself.
+fn place_of(message: &sys::rd_kafka_message_t) -> Option<(String, i32, i64)> {
     if message.rkt.is_null() {
         return None;
     }
     // SAFETY: the topic object lives as long as the message; its name as long as the object.
     let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
-    Some((name.to_string_lossy().into_owned(), message.partition))
+    Some((name.to_string_lossy().into_owned(), message.partition, message.offset))
 }
 
 /// The run of the message's partition: nearly always the last one, since fetches come partition by partition.

@@ -30,6 +30,8 @@ pub struct KafkaError {
     pub fatal: bool,
     /// The current transaction must be aborted before anything else.
     pub abortable: bool,
+    /// Topic, partition and offset that it is about, where it is about one.
+    pub place: Option<(String, i32, i64)>,
 }
 
 impl fmt::Display for KafkaError {
@@ -54,7 +56,7 @@ pub(crate) fn c_string(value: &str) -> Result<CString, KafkaError> {
 
 impl KafkaError {
     pub fn local(code: &str, message: String) -> KafkaError {
-        KafkaError { code: code.into(), message, retriable: false, fatal: false, abortable: false }
+        KafkaError { code: code.into(), message, retriable: false, fatal: false, abortable: false, place: None }
     }
 
     pub(crate) fn of(code: ErrorCode, what: &str) -> KafkaError {
@@ -75,7 +77,7 @@ impl KafkaError {
                 | ErrorCode::RD_KAFKA_RESP_ERR_UNSTABLE_OFFSET_COMMIT
         );
         let fatal = code == ErrorCode::RD_KAFKA_RESP_ERR__FATAL;
-        KafkaError { code: name, message: format!("{what}: {words}"), retriable, fatal, abortable: false }
+        KafkaError { code: name, message: format!("{what}: {words}"), retriable, fatal, abortable: false, place: None }
     }
 
     /// Takes over an error object; `None` when there is none.
@@ -91,6 +93,7 @@ impl KafkaError {
                 retriable: sys::rd_kafka_error_is_retriable(error) != 0,
                 fatal: sys::rd_kafka_error_is_fatal(error) != 0,
                 abortable: sys::rd_kafka_error_txn_requires_abort(error) != 0,
+                place: None,
             };
             sys::rd_kafka_error_destroy(error);
             taken

@@ -20,7 +20,8 @@ fn raise(py: Python<'_>, error: Failure) -> PyErr {
         value.setattr("code", &error.code)?;
         value.setattr("retriable", error.retriable)?;
         value.setattr("fatal", error.fatal)?;
-        value.setattr("abortable", error.abortable)
+        value.setattr("abortable", error.abortable)?;
+        value.setattr("place", error.place.clone())
     };
     match set() {
         Ok(()) => raised,
