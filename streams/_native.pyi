@@ -352,6 +352,9 @@ class KafkaConsumer:
     def watermarks(self, topic: str, partition: int, timeout_ms: int) -> tuple[int, int]:
         """First offset and next offset; at read_committed the latter is the last stable one."""
 
+    def seek(self, positions: Sequence[tuple[str, int, int]], timeout_ms: int) -> None:
+        """Fetches assigned partitions from other offsets on; what was fetched ahead of them is dropped."""
+
     def fetch(self, records_max: int, bytes_max: int, timeout_ms: int) -> list[tuple[str, int, Records, int]]:
         """Waits for the first record and takes what is there: (topic, partition, records, end of partition or -1)."""
 

@@ -68,7 +68,7 @@ OWNERS = {
     "redis": ["streams.lookup"],
     "click": ["streams.cli"],
     "rich": ["streams.cli", "streams.demo", "streams.app", "streams.observe"],
-    "sqlite3": ["streams.transport"],
+    "sqlite3": ["streams.transport", "streams.client.kept"],
 }
 """Who may import a third-party package; `*.agent` is every module of that name. Other rooms go through the owner."""
 

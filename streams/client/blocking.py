@@ -23,7 +23,6 @@ from streams.client.broker import (
 from streams.client.change import Change, M
 from streams.client.connect import open_writer
 from streams.client.event import Encoder, Event, Format, Record
-from streams.client.follow import Step
 from streams.client.following import FETCH_TIMEOUT_MS, Following
 from streams.client.parcels import Parcels, Tally
 from streams.errors import TransportError
@@ -205,7 +204,7 @@ class BlockingReceiver(Following[M]):
     def commit(self) -> None:
         """Commits everything handed out so far, the last change included."""
         self._follower.take()
-        self._follower.absorb(self._perform(Step(commit=self._follower.commits())), self._now_ms())
+        self._absorb(self._perform(self._follower.settle()))
 
     def close(self) -> None:
         """Commits what was taken, leaves the group and closes. The change handed out last counts as not taken."""
@@ -213,11 +212,8 @@ class BlockingReceiver(Following[M]):
 
     def _advance(self, timeout_ms: int) -> None:
         step = self._follower.plan(self._now_ms(), timeout_ms)
-        self._follower.absorb(self._perform(step), self._now_ms())
+        self._absorb(self._perform(step))
 
     def _check(self, deadline_s: float, timeout_ms: int) -> None:
         if self._clock.monotonic_s() > deadline_s:
             raise TimeoutError(f"{self._topic}: its end was not reached within {timeout_ms} ms")
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)

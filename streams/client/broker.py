@@ -6,11 +6,12 @@ alike: `streams.client.kafka` and `streams.client.embedded`; `streams.client.con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from streams._native import Records
+from streams.client.beginning import Bounds
 from streams.errors import TransportError
 from streams.options import SecuritySettings
 
@@ -53,11 +54,15 @@ Outcome = Ack | TransportError
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive records of one partition. `end`: the end of the partition, when it was reached there; else -1."""
+    """Consecutive records of one partition. `end`: the end of the partition, when it was reached there; else -1.
+
+    `lost`: a position is not in its log any more. Partition -1: which one's, the bounds tell.
+    """
 
     partition: int
     records: Records
     end: int
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,23 @@ class Reader(Protocol):
         """Per assigned partition the offset after its last committed record as of now."""
         ...
 
-    def commit(self, offsets: Mapping[int, int]) -> bool:
-        """Keeps the group's offsets; False when that did not work for now, or the partitions went elsewhere."""
+    def log(self) -> bytes:
+        """The id of the topic as of now; empty where the broker has none, or does not answer for now."""
+        ...
+
+    def bounds(self, partitions: Iterable[int]) -> dict[int, Bounds]:
+        """Where partitions begin and end as of now, whose log they are, and what the group has committed of them."""
+        ...
+
+    def seek(self, offsets: Mapping[int, int]) -> bool:
+        """Reads on from other offsets; what was fetched ahead is dropped. False: not possible yet."""
+        ...
+
+    def commit(self, offsets: Mapping[int, int], log: bytes = b"") -> bool:
+        """Keeps the group's offsets, and beside them the id of the log that they count in.
+
+        False when that did not work for now, or the partitions went elsewhere.
+        """
         ...
 
     def close(self) -> None:

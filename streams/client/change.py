@@ -71,3 +71,5 @@ class Counts:
     damaged: int = 0
     snapshots_asked: int = 0
     """Requests handed to the log, repeated ones included."""
+    logs_replaced: int = 0
+    """Partitions whose position meant nothing any more: made anew, of another cluster, or cut by retention."""

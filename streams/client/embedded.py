@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from streams._native import Records, murmur2_partition
+from streams.client.beginning import Bounds
 from streams.client.broker import Ack, Outcome, ReaderOptions, Run
 from streams.errors import TransportError, UnknownTopicError
 from streams.transport.log import Log
@@ -71,16 +72,20 @@ class Reader:
 
     def __init__(self, broker: str, directory: str, topic: str, options: ReaderOptions) -> None:
         """Opens the directory, or shares it. UnknownTopicError when the topic does not come in time."""
+        self._broker = broker
         self._topic = topic
+        self._topic_timeout_ms = options.topic_timeout_ms
         self._group = options.group
         self._log = Log.shared(directory)
         try:
             count = self._wait_for_topic(broker, options.topic_timeout_ms)
-            held = self._log.committed(options.group) if options.group and options.start == "group" else {}
+            self._grouped = options.group is not None and options.start == "group"
+            held = self._log.committed(options.group) if options.group and self._grouped else {}
             self._positions = {
                 (topic, partition): held.get((topic, partition), self._log.start(topic, partition))
                 for partition in range(count)
             }
+            self._id = self.log()
         except BaseException:
             self._log.close()
             raise
@@ -88,6 +93,12 @@ class Reader:
 
     def fetch(self, records_max: int, timeout_ms: int) -> list[Run]:
         """The next records; waits up to `timeout_ms` for the first."""
+        if self._wait_for_topic(self._broker, self._topic_timeout_ms) and self.log() != self._id:
+            self._id = self.log()
+            return [Run(-1, Records(), -1, lost=True)]
+        cut = [where for where, position in self._positions.items() if position < self._log.start(*where)]
+        if cut:
+            return [Run(partition, Records(), -1, lost=True) for _, partition in cut]
         ready = self._log.wait(self._positions, timeout_ms)
         runs = []
         for where in ready:
@@ -112,11 +123,36 @@ class Reader:
         """Per partition the offset that the next record gets."""
         return {partition: self._log.end(topic, partition) for topic, partition in self._positions}
 
-    def commit(self, offsets: Mapping[int, int]) -> bool:
-        """Keeps the group's offsets in the log."""
-        if self._group and offsets:
-            self._log.append([], self._group, [(self._topic, partition, at) for partition, at in offsets.items()])
+    def log(self) -> bytes:
+        """The topic's id; empty while there is no such topic."""
+        topic = self._log.topics().get(self._topic)
+        return topic.id if topic is not None else b""
+
+    def bounds(self, partitions: Iterable[int]) -> dict[int, Bounds]:
+        """See `Reader.bounds`."""
+        kept = self._log.kept(self._group) if self._group and self._grouped else {}
+        found = {}
+        for partition in partitions:
+            where = (self._topic, partition)
+            offset, metadata = kept.get(where, (None, ""))
+            start, end = self._log.start(*where), self._log.end(*where)
+            found[partition] = Bounds(start, end, self.log(), offset, bytes.fromhex(metadata), self._positions[where])
+        return found
+
+    def seek(self, offsets: Mapping[int, int]) -> bool:
+        """See `Reader.seek`."""
+        for partition, offset in offsets.items():
+            self._positions[self._topic, partition] = offset
+            self._at_end.discard(partition)
         return True
+
+    def commit(self, offsets: Mapping[int, int], log: bytes = b"") -> bool:
+        """Keeps the group's offsets in the log; False where the topic is another one now."""
+        if self._group and offsets and log == self.log():
+            moved = [(self._topic, partition, at, log.hex()) for partition, at in offsets.items()]
+            self._log.append([], self._group, moved)
+            return True
+        return not offsets or not self._group
 
     def close(self) -> None:
         """Lets go of the log; the last one of this process closes it."""

@@ -1,4 +1,4 @@
-"""How a receiver follows a patches topic, step by step. Pure but for `perform`, which does one step's blocking calls.
+"""How a receiver follows a patches topic, step by step. Pure: `streams.client.step` does a step's blocking calls.
 
 A shell, async or blocking, repeats: take changes until there are none, `plan` a step, `perform` it (in a thread, or
 not), `absorb` what came of it. An offset counts as taken when the next change is asked for; only taken offsets are
@@ -7,22 +7,22 @@ committed, and none above a gap that was not asked for yet: a change is handed o
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Generic, Literal, get_args
 
-from streams._native import Records
-from streams.client.broker import Ack, Reader, Run, Start, Writer
+from streams.client.broker import Run, Start
 from streams.client.change import Change, M
 from streams.client.held import HeldStates
-from streams.client.resync import Ask, Asks
-from streams.errors import Finding, SettingsError, TransportError
-from streams.v1.resync_pb2 import Resync
+from streams.client.kept import Save
+from streams.client.places import Places
+from streams.client.resync import Asks
+from streams.client.rows import Row
+from streams.client.step import Result, Step
+from streams.errors import Finding, SettingsError
 
-__all__ = ["Follower", "OnGap", "Result", "Step", "perform"]
+__all__ = ["Follower", "OnGap"]
 
 OnGap = Literal["snapshot", "wait"]
 
@@ -34,27 +34,9 @@ COMMIT_INTERVAL_MS = 1_000
 """What a crash may hand out again is about this much."""
 PAUSE_MS = 20
 """How long reading pauses for requests to be sent: at 500 a second ten of them go meanwhile."""
+LOOK_INTERVAL_MS = 30_000
+"""How often it is asked whose log the topic is, and why offsets were left out: neither shows by an error."""
 PATCHES = ".patches"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What to do next with the broker, in this order: ask, commit, fetch, or pause where nothing is to be fetched."""
-
-    asks: list[Ask] = field(default_factory=list)
-    commit: dict[int, int] = field(default_factory=dict)
-    records_max: int = 0
-    timeout_ms: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What came of a step."""
-
-    asked: list[Ask] = field(default_factory=list)
-    committed: dict[int, int] = field(default_factory=dict)
-    runs: list[Run] = field(default_factory=list)
-    assignment: frozenset[int] | None = None
 
 
 class Follower(Generic[M]):
@@ -67,6 +49,7 @@ class Follower(Generic[M]):
         *,
         group: str | None,
         start: Start,
+        keeps: bool,
         on_gap: OnGap,
         resync_topic: str | None,
         snapshots_per_second_max: float,
@@ -80,6 +63,8 @@ class Follower(Generic[M]):
         if on_gap == "snapshot" and resync_topic is None and not topic.endswith(PATCHES):
             cure = "name the owner's {source}.resync as resync_topic"
             findings.append(Finding("topic", topic, f"a name that ends with {PATCHES}, to know the source's", cure))
+        if keeps and start == "earliest":
+            findings.append(Finding("datadir", "one with start earliest", "one of the two", "what is kept is not read"))
         if findings:
             raise SettingsError(*findings)
         self.requester = group or f"receiver-{uuid.uuid4()}"
@@ -87,13 +72,17 @@ class Follower(Generic[M]):
         self._asks = Asks(per_second_max=snapshots_per_second_max) if on_gap == "snapshot" else None
         self.held = HeldStates(message_class, requester=self.requester, asks=self._asks)
         self._commits = group is not None and start == "group"
+        self.places = Places(topic, self.held)
+        self._keeps = keeps
+        self._check_due_ms = 0
+        self._unsaved: dict[tuple[int, bytes], Row | None] = {}
+        self._saved: dict[int, int] = {}
         self._runs: deque[Run] = deque()
         self._index = 0  # of the next record in the first run
         self._lent: tuple[int, int] | None = None  # partition and offset of the change that is with the caller
         self._taken: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._commit_due_ms = 0
-        self._assignment: frozenset[int] = frozenset()
         self._reached: dict[int, int] = {}  # per partition: everything below was applied
 
     def next_change(self) -> Change[M] | None:
@@ -111,11 +100,18 @@ class Follower(Generic[M]):
                 run.partition, offset, run.records.key(index), run.records.value(index), run.records.headers(index)
             )
             self._advance(run, offset)
-            if change is not None:
+            if change is not None and offset >= self.places.hand_from(run.partition):
                 self._lent = (run.partition, offset)
                 return change
+            self._note()
             self._taken[run.partition] = offset + 1
         return None
+
+    def _note(self) -> None:
+        """Rows that changed are to be saved as they are now. Those of a change that is with the caller come later."""
+        touched, self.held.rows.touched = self.held.rows.touched, []
+        if self._keeps:
+            self._unsaved.update({where: self.held.rows.get(*where) for where in touched})
 
     def take(self) -> None:
         """The change that was handed out last is done with: its offset may be committed."""
@@ -123,6 +119,7 @@ class Follower(Generic[M]):
             partition, offset = self._lent
             self._taken[partition] = offset + 1
             self._lent = None
+            self._note()
 
     @property
     def has_records(self) -> bool:
@@ -132,24 +129,39 @@ class Follower(Generic[M]):
     def plan(self, now_ms: int, timeout_ms: int) -> Step:
         """The next step. Reading pauses while too many requests wait to be sent, so that none is lost."""
         due = self._asks.due(now_ms) if self._asks is not None else []
-        commit = self.commits() if now_ms >= self._commit_due_ms else {}
-        if commit:
-            self._commit_due_ms = now_ms + COMMIT_INTERVAL_MS
+        step = Step(look=self.places.unknown(), seek=dict(self.places.seek), asks=due, records_max=FETCH_RECORDS_MAX)
+        if now_ms >= self._check_due_ms:
+            self._check_due_ms = now_ms + LOOK_INTERVAL_MS
+            step = replace(step, check=True)
+        if now_ms >= self._commit_due_ms:
+            settling = self.settle()
+            if settling.save is not None or settling.commit:
+                self._commit_due_ms = now_ms + COMMIT_INTERVAL_MS
+            step = replace(step, save=settling.save, commit=settling.commit, log=settling.log)
         if self._asks is not None and self._asks.full:
-            return Step(due, commit, timeout_ms=min(timeout_ms, PAUSE_MS))
-        return Step(due, commit, FETCH_RECORDS_MAX, timeout_ms)
+            return replace(step, records_max=0, timeout_ms=min(timeout_ms, PAUSE_MS))
+        return replace(step, timeout_ms=0 if step.look or step.seek else timeout_ms)
+
+    def settle(self) -> Step:
+        """A step that saves and commits what was taken, and nothing else."""
+        safe = self._safe()
+        moved = {partition: offset for partition, offset in safe.items() if offset != self._committed.get(partition)}
+        save = None
+        if self._keeps and (self._unsaved or any(self._saved.get(mine) != offset for mine, offset in safe.items())):
+            save = Save(dict(self._unsaved), {mine: self.places.kept(mine, offset) for mine, offset in safe.items()})
+        return Step(save=save, commit=moved if self._commits else {}, log=self.places.log)
 
     def commits(self) -> dict[int, int]:
         """Per partition the offset to commit, where it moved."""
-        if not self._commits:
-            return {}
-        moved = {}
+        return self.settle().commit
+
+    def _safe(self) -> dict[int, int]:
+        """Per partition the offset up to which everything was taken, and every gap asked for."""
+        safe = {}
         for partition, offset in self._taken.items():
             floor = self._asks.floor(partition) if self._asks is not None else None
-            safe = offset if floor is None else min(offset, floor)
-            if safe != self._committed.get(partition):
-                moved[partition] = safe
-        return moved
+            safe[partition] = offset if floor is None else min(offset, floor)
+        return safe
 
     def absorb(self, result: Result, now_ms: int) -> None:
         """Takes in what came of a step."""
@@ -157,13 +169,33 @@ class Follower(Generic[M]):
             self._asks.asked(result.asked, now_ms)
             self.held.counts.snapshots_asked += len(result.asked)
         self._committed.update(result.committed)
+        self._absorb_save(result.saved)
+        self.places.sought(result.sought)
         if result.assignment is not None:
-            self._assignment = result.assignment
-            for partition in [mine for mine in self._reached if mine not in result.assignment]:
+            for partition in self.places.assign(result.assignment):
                 self._drop(partition)
+        for partition, bounds in result.bounds.items():
+            runs, is_other = self.places.begin(partition, bounds, result.loaded.get(partition))
+            if is_other:
+                self._forget_offsets(partition)
+            for run in runs:
+                self._arrive(run)
+        if result.log is not None:
+            self.places.check(result.log)
         for run in result.runs:
-            if result.assignment is not None and run.partition not in result.assignment:
-                continue  # fetched just before it was moved
+            self._arrive(run)
+
+    def _absorb_save(self, saved: Save | None) -> None:
+        if saved is None:
+            return
+        self._saved.update({partition: place.stored.offset for partition, place in saved.places.items()})
+        for where, row in saved.rows.items():
+            if where in self._unsaved and self._unsaved[where] is row:
+                del self._unsaved[where]
+
+    def _arrive(self, run: Run) -> None:
+        """Queues a run, where its partition's place is known."""
+        if self.places.takes(run):
             if len(run.records):
                 self._runs.append(run)
             else:
@@ -172,16 +204,16 @@ class Follower(Generic[M]):
     @property
     def is_assigned(self) -> bool:
         """Whether this receiver has partitions; a member of a group waits for them, and may get none."""
-        return bool(self._assignment)
+        return bool(self.places.assignment)
 
     @property
     def stale_keys(self) -> int:
-        """Keys that a snapshot is wanted or was asked for."""
-        return 0 if self._asks is None else len(self._asks)
+        """Keys that a snapshot is wanted or was asked for, and those that will be when they are used or change."""
+        return self.held.rows.doubtful + (0 if self._asks is None else len(self._asks))
 
     def has_reached(self, ends: dict[int, int]) -> bool:
         """Whether every record below `ends`, per partition that is still this receiver's, was worked through."""
-        return all(self._reached.get(mine, 0) >= end for mine, end in ends.items() if mine in self._assignment)
+        return all(self._reached.get(mine, 0) >= end for mine, end in ends.items() if mine in self.places.assignment)
 
     def _advance(self, run: Run, offset: int) -> None:
         self._index += 1
@@ -197,45 +229,15 @@ class Follower(Generic[M]):
     def _drop(self, partition: int) -> None:
         """Forgets a partition that another member reads now: what it held would only grow old."""
         self.held.drop(partition)
-        for positions in (self._taken, self._committed, self._reached):
-            positions.pop(partition, None)
+        self._forget_offsets(partition)
+        self._unsaved = {where: row for where, row in self._unsaved.items() if where[0] != partition}
+
+    def _forget_offsets(self, partition: int) -> None:
+        """What was fetched and taken of a partition counts in a log, or in an assignment, that is over."""
         if self._lent is not None and self._lent[0] == partition:
             self._lent = None
+        for positions in (self._taken, self._committed, self._saved, self._reached):
+            positions.pop(partition, None)
         if self._runs and self._runs[0].partition == partition:
             self._index = 0
         self._runs = deque(run for run in self._runs if run.partition != partition)
-
-
-def perform(step: Step, reader: Reader, writer: Callable[[], Writer], resync_topic: str, requester: str) -> Result:
-    """Does one step's blocking calls. `writer` is called only when there is something to ask for.
-
-    A request that cannot be sent for now is asked again with a later step; TransportError when it never can.
-    """
-    asked = _ask(step.asks, writer(), resync_topic, requester) if step.asks else []
-    committed = dict(step.commit) if step.commit and reader.commit(step.commit) else {}
-    if step.records_max == 0:
-        time.sleep(step.timeout_ms / 1000)
-        return Result(asked, committed)
-    runs = reader.fetch(step.records_max, step.timeout_ms)
-    return Result(asked, committed, runs, reader.assignment())
-
-
-def _ask(asks: list[Ask], writer: Writer, topic: str, requester: str) -> list[Ask]:
-    """Writes the requests, each on the partition of the patch that showed its gap; returns those that are durable."""
-    by_partition: dict[int, list[Ask]] = {}
-    for ask in asks:
-        by_partition.setdefault(ask.partition, []).append(ask)
-    sent = []
-    for partition, group in by_partition.items():
-        records = Records()
-        for ask in group:
-            request = Resync(requester=requester, epoch=ask.epoch, held_revision=ask.revision, reason=ask.reason)
-            records.append(ask.key, request.SerializeToString())
-        for ask, outcome in zip(group, writer.write(topic, records, partition), strict=True):
-            if isinstance(outcome, Ack):
-                sent.append(ask)
-            elif not outcome.retriable:
-                raise TransportError(
-                    f"no snapshot can be asked for on {topic}: {outcome}; or receive with on_gap = 'wait'"
-                ) from outcome
-    return sent

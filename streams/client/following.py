@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic
 
+from streams.client.beginning import LogReplaced
 from streams.client.broker import Reader, ReaderOptions, Start, Writer, WriterOptions
 from streams.client.change import Counts, M
 from streams.client.connect import open_reader, open_writer
-from streams.client.follow import Follower, OnGap, Result, Step, perform
+from streams.client.follow import Follower, OnGap
+from streams.client.kept import Kept
+from streams.client.step import Result, Step, perform, settle
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import TransportError
+from streams.kernel.schema import MessageSchema
 from streams.options import SecuritySettings
 
 __all__ = ["ASK_TIMEOUT_MS", "FETCH_TIMEOUT_MS", "Following"]
@@ -19,6 +25,8 @@ FETCH_TIMEOUT_MS = 200
 """How long one look for new records waits, and so how long a close may take."""
 ASK_TIMEOUT_MS = 10_000
 """How long a request for a snapshot may take to be acknowledged: reading pauses meanwhile."""
+
+_LOG = logging.getLogger(__name__)
 
 Encoded = bytes
 Key = bytes | str
@@ -40,6 +48,8 @@ class Following(Generic[M]):
         security: SecuritySettings | None = None,
         snapshots_per_second_max: float = 500,
         topic_timeout_ms: int = 30_000,
+        datadir: str | Path | None = None,
+        on_replaced: Callable[[LogReplaced], None] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Nothing is opened before the `with`. SettingsError when the arguments do not go together.
@@ -52,12 +62,18 @@ class Following(Generic[M]):
         `on_gap`: "snapshot" asks the owner on `resync_topic` (default: `devices.resync` for `devices.patches`), at most
         `snapshots_per_second_max` times a second; "wait" only waits for what others ask for.
         `topic_timeout_ms`: how long a topic that does not exist yet is waited for.
+        `datadir`: where what is held is kept, so that a restart holds what it held; one receiver at a time. Without it
+        a member of a group begins with nothing: `is_stale` says so of every key that it has not seen since, and a key
+        that is asked for with `get` is fetched from its owner.
+        `on_replaced`: told of a partition whose position means nothing any more (the topic was made anew, or retention
+        removed what was not read); also logged, and counted in `counts.logs_replaced`.
         """
         self._follower = Follower(
             topic,
             message_class,
             group=group,
             start=start,
+            keeps=datadir is not None,
             on_gap=on_gap,
             resync_topic=resync_topic,
             snapshots_per_second_max=snapshots_per_second_max,
@@ -66,14 +82,19 @@ class Following(Generic[M]):
         self._topic = topic
         self._options = ReaderOptions(group, start, security, topic_timeout_ms)
         self._clock = clock
+        self._datadir = Path(datadir) if datadir is not None else None
+        self._schema = MessageSchema(message_class)
+        self._on_replaced = on_replaced
         self._opened: Reader | None = None
+        self._kept: Kept | None = None
         self._writer: Writer | None = None
 
     def get(self, key: Key) -> M | None:
         """The message held of a key, as of the last change handed out; None: no such key, or deleted.
 
-        A stale key's message is its last proven one. Parsed anew with every call.
+        A stale key's message is its last proven one. Parsed anew with every call. A key that may be stale is asked for.
         """
+        self._follower.held.use(_bytes(key))
         return self._follower.held.get(_bytes(key))
 
     def bytes(self, key: Key) -> Encoded | None:
@@ -89,13 +110,19 @@ class Following(Generic[M]):
         return self._follower.held.states()
 
     def is_stale(self, key: Key) -> bool:
-        """Whether a key waits for a snapshot: what is held of it is older than what was seen."""
+        """Whether what is held of a key may be older than what its owner has: it waits for a snapshot, or this receiver
+        began in the middle, or lost its place, and has not seen the key since."""
         return self._follower.held.is_stale(_bytes(key))
 
     @property
     def stale_keys(self) -> int:
-        """Keys that a snapshot is wanted or was asked for."""
+        """Keys that a snapshot is wanted or was asked for, and those held whose partition lost its place."""
         return self._follower.stale_keys
+
+    @property
+    def partial(self) -> frozenset[int]:
+        """Partitions that were begun in the middle: keys may exist in them that nothing is held of."""
+        return self._follower.held.rows.partial
 
     @property
     def counts(self) -> Counts:
@@ -122,11 +149,27 @@ class Following(Generic[M]):
 
     def _open(self) -> None:
         """Blocks until the topic exists and reading has begun."""
+        if self._datadir is not None and self._kept is None:
+            group, schema = self._options.group or "", self._schema
+            self._kept = Kept(self._datadir, self._topic, group, schema.full_name, schema.fingerprint)
         self._opened = open_reader(self._broker, self._topic, self._options)
 
     def _perform(self, step: Step) -> Result:
         """One step's blocking calls."""
-        return perform(step, self._reader, self._asking, self._follower.resync_topic, self._follower.requester)
+        names = self._follower.resync_topic, self._follower.requester
+        return perform(step, self._reader, self._asking, self._kept, *names)
+
+    def _absorb(self, result: Result) -> None:
+        """Takes in what came of a step, and tells of places that were lost."""
+        self._follower.absorb(result, self._now_ms())
+        while self._follower.places.lost:
+            lost = self._follower.places.lost.popleft()
+            _LOG.warning("%s", lost)
+            if self._on_replaced is not None:
+                self._on_replaced(lost)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic_s() * 1000)
 
     def _asking(self) -> Writer:
         """The writer of requests, opened with the first one."""
@@ -139,10 +182,13 @@ class Following(Generic[M]):
         """Commits what was taken and lets go of the broker."""
         reader, self._opened = self._opened, None
         writer, self._writer = self._writer, None
+        kept, self._kept = self._kept, None
         try:
             if reader is not None:
-                reader.commit(self._follower.commits())
+                settle(self._follower.settle(), reader, kept)
         finally:
+            if kept is not None:
+                kept.close()
             if reader is not None:
                 reader.close()
             if writer is not None:

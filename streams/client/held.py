@@ -7,8 +7,8 @@ applied keeps its last proven state, at that state's revision, until a snapshot 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Generic
 
@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from streams._native import xxh3_64
 from streams.client.change import Change, Counts, Kind, M
 from streams.client.resync import Ask, Asks
+from streams.client.rows import Row, Rows
 from streams.errors import SchemaError
 from streams.kernel.rule import Held, Verdict, decide
 from streams.kernel.schema import MessageSchema
@@ -27,19 +28,10 @@ __all__ = ["RESYNC_FOR", "HeldStates"]
 
 RESYNC_FOR = "resync-for"
 """Header of a snapshot on demand; its value names who asked."""
-DELETED_KEYS_MAX = 100_000
-"""Deleted keys remembered, so that an older patch of them is a duplicate. Beyond, the oldest is forgotten: the log is
-read in order, so older patches of a forgotten key only come again before its DELETE comes again."""
+ANYBODY = b"*"
+"""The name of all who asked, where one snapshot answers several."""
 
 Header = tuple[str, bytes | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What is held of one key. `state` is canonical for the receiver's own descriptor; None after a DELETE."""
-
-    held: Held
-    state: bytes | None
 
 
 class HeldStates(Generic[M]):
@@ -52,8 +44,7 @@ class HeldStates(Generic[M]):
         self._schema = MessageSchema(message_class)
         self._requester = requester.encode()
         self._asks = asks
-        self._rows: dict[int, dict[bytes, _Row]] = {}
-        self._deleted: dict[tuple[int, bytes], None] = {}  # oldest first
+        self.rows = Rows()
 
     def take(
         self, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: Sequence[Header] = ()
@@ -66,11 +57,10 @@ class HeldStates(Generic[M]):
         if value is None:
             self.counts.empty += 1
             return None
-        rows = self._rows.setdefault(partition, {})
         try:
             patch = Patch.FromString(value)
         except DecodeError:
-            self._damaged(rows, key or b"", partition, offset)
+            self._damaged(key or b"", partition, offset)
             return None
         if patch.type != self._schema.full_name and (patch.type or patch.kind != Patch.DELETE):
             raise SchemaError(
@@ -80,12 +70,14 @@ class HeldStates(Generic[M]):
                 came=patch.type,
                 wanted=self._schema.full_name,
             )
-        row = rows.get(patch.key)
+        row = self.rows.get(partition, patch.key)
         verdict = decide(row.held if row is not None else None, patch)
         if verdict is Verdict.APPLY:
-            return self._apply(rows, row, patch, partition, offset)
+            return self._apply(row, patch, partition, offset)
         self._count(verdict, patch, headers)
         if verdict is Verdict.DUPLICATE:
+            if patch.kind != Patch.DELTA:
+                row = self.rows.confirm(partition, patch.key, (patch.epoch, patch.revision))
             self._answered(patch.key, row)
         else:
             self._want(row, patch, partition, offset, Resync.GAP)
@@ -98,45 +90,67 @@ class HeldStates(Generic[M]):
 
     def state(self, key: bytes) -> bytes | None:
         """The canonical bytes held of the key, fields that the message class lacks included; None: no message."""
-        for rows in self._rows.values():
-            if key in rows:
-                return rows[key].state
-        return None
+        found = self.rows.find(key)
+        return found[1].state if found is not None else None
 
     def states(self) -> Iterator[tuple[bytes, M]]:
         """Every key with its message, deleted ones left out. Parsed as it is read; changes meanwhile may show."""
-        for rows in list(self._rows.values()):
-            for key, row in list(rows.items()):
-                if row.state is not None:
-                    yield key, self._message_class.FromString(row.state)
+        for key, row in self.rows.items():
+            if row.state is not None:
+                yield key, self._message_class.FromString(row.state)
 
     def revision(self, key: bytes) -> tuple[int, int] | None:
         """(epoch, revision) held of the key, that of the DELETE after one; None when nothing is held."""
-        for rows in self._rows.values():
-            if key in rows:
-                return rows[key].held.epoch, rows[key].held.revision
-        return None
+        found = self.rows.find(key)
+        return (found[1].held.epoch, found[1].held.revision) if found is not None else None
 
     def is_stale(self, key: bytes) -> bool:
-        """Whether the key waits for a snapshot: what is held of it is older than what was seen."""
+        """Whether what is held of a key may be older than what its owner has.
+
+        It waits for a snapshot, or its partition lost its place since, or nothing is held of it where keys may exist.
+        """
         if self._asks is not None and key in self._asks:
             return True
-        return any(key in rows and not rows[key].held.intact for rows in self._rows.values())
+        found = self.rows.find(key)
+        if found is None:
+            return bool(self.rows.partial)
+        return not found[1].held.intact or self.rows.is_doubtful(*found)
+
+    def use(self, key: bytes) -> None:
+        """Somebody wants to know of a key: one that is doubtful, or may exist, is asked for."""
+        if self._asks is None:
+            return
+        found = self.rows.find(key)
+        if found is None and self.rows.partial:
+            everywhere = tuple(sorted(self.rows.partial))
+            self._asks.use(Ask(key, -1, -1, Resync.LATE_JOINER, 0, 0, (0, 0), everywhere=everywhere))
+        elif found is not None and self.rows.is_doubtful(*found):
+            partition, (epoch, revision) = found[0], (found[1].held.epoch, found[1].held.revision)
+            self._asks.use(Ask(key, partition, -1, Resync.LATE_JOINER, epoch, revision, (epoch, revision)))
+
+    def fill(self, partition: int, rows: Iterable[tuple[bytes, Row]], age: int, *, own: bool) -> None:
+        """Takes in what was stored of a partition; `own`: under this very descriptor."""
+        held = rows if own else [(key, self._recast(row)) for key, row in rows]
+        self.rows.fill(partition, held, age, changed=not own)
+
+    def _recast(self, row: Row) -> Row:
+        """A row in the canonical form of this descriptor; where there is none it waits for a snapshot."""
+        state = None if row.state is None else self._schema.canonicalise(row.state)
+        if row.state is not None and state is None:
+            return replace(row, held=replace(row.held, intact=False))
+        return replace(row, state=state)
 
     def drop(self, partition: int) -> None:
         """Forgets a partition that another member of the group reads from here on."""
-        self._rows.pop(partition, None)
-        self._deleted = {entry: None for entry in self._deleted if entry[0] != partition}
+        self.rows.drop(partition)
         if self._asks is not None:
             self._asks.drop(partition)
 
     def __len__(self) -> int:
         """Keys with a message."""
-        return sum(len(rows) for rows in self._rows.values()) - len(self._deleted)
+        return len(self.rows)
 
-    def _apply(
-        self, rows: dict[bytes, _Row], row: _Row | None, patch: Patch, partition: int, offset: int
-    ) -> Change[M] | None:
+    def _apply(self, row: Row | None, patch: Patch, partition: int, offset: int) -> Change[M] | None:
         """Applies a patch that the rule lets through; refuses it when the result cannot be trusted."""
         try:
             state = self._after(row, patch)
@@ -146,7 +160,7 @@ class HeldStates(Generic[M]):
         except (ValueError, DecodeError):
             reason = Resync.GAP
         else:
-            return self._store(rows, patch, state, message, partition, offset)
+            return self._store(patch, state, message, partition, offset)
         self.counts.refused += 1
         if reason == Resync.DIGEST_MISMATCH:
             self.counts.digest_failures += 1
@@ -155,11 +169,11 @@ class HeldStates(Generic[M]):
         else:
             self.counts.damaged += 1
         if row is not None:
-            rows[patch.key] = _Row(Held(row.held.epoch, row.held.revision, intact=False), row.state)
+            self.rows.distrust(partition, patch.key, row)
         self._want(row, patch, partition, offset, reason)
         return None
 
-    def _after(self, row: _Row | None, patch: Patch) -> bytes | None:
+    def _after(self, row: Row | None, patch: Patch) -> bytes | None:
         """The canonical state after the patch, proven by its digest where that can be done."""
         own = patch.schema == self._schema.fingerprint
         if patch.kind == Patch.DELETE:
@@ -184,18 +198,9 @@ class HeldStates(Generic[M]):
             raise _Refused(Resync.GAP)
         return canonical
 
-    def _store(
-        self, rows: dict[bytes, _Row], patch: Patch, state: bytes | None, message: M | None, partition: int, offset: int
-    ) -> Change[M]:
+    def _store(self, patch: Patch, state: bytes | None, message: M | None, partition: int, offset: int) -> Change[M]:
         self.counts.applied += 1
-        row = rows[patch.key] = _Row(Held(patch.epoch, patch.revision), state)
-        self._deleted.pop((partition, patch.key), None)
-        if state is None:
-            self._deleted[partition, patch.key] = None
-            while len(self._deleted) > DELETED_KEYS_MAX:
-                oldest, key = next(iter(self._deleted))
-                del self._deleted[oldest, key]
-                del self._rows[oldest][key]
+        row = self.rows.put(partition, patch.key, Held(patch.epoch, patch.revision), state)
         self._answered(patch.key, row)
         return Change(
             key=patch.key,
@@ -218,28 +223,28 @@ class HeldStates(Generic[M]):
             self.counts.gaps += 1
         elif verdict is Verdict.STALE:
             self.counts.stale += 1
-        elif any(name == RESYNC_FOR and requester != self._requester for name, requester in headers):
+        elif any(name == RESYNC_FOR and requester not in (self._requester, ANYBODY) for name, requester in headers):
             self.counts.foreign += 1
         else:
             self.counts.duplicates += 1
 
-    def _damaged(self, rows: dict[bytes, _Row], key: bytes, partition: int, offset: int) -> None:
+    def _damaged(self, key: bytes, partition: int, offset: int) -> None:
         """A record that is no patch: whatever it said of its key is lost, so a snapshot of the key is wanted."""
         self.counts.refused += 1
         self.counts.damaged += 1
-        row = rows.get(key)
+        row = self.rows.get(partition, key)
         epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
         if self._asks is not None and key:
             self._asks.want(Ask(key, partition, offset, Resync.GAP, epoch, revision, needed=(epoch, revision)))
 
-    def _want(self, row: _Row | None, patch: Patch, partition: int, offset: int, reason: Resync.Reason) -> None:
+    def _want(self, row: Row | None, patch: Patch, partition: int, offset: int, reason: Resync.Reason) -> None:
         if self._asks is None:
             return
         epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
         needed = (patch.epoch, patch.revision)
         self._asks.want(Ask(patch.key, partition, offset, reason, epoch, revision, needed))
 
-    def _answered(self, key: bytes, row: _Row | None) -> None:
+    def _answered(self, key: bytes, row: Row | None) -> None:
         """What is held of the key now may be what was asked for."""
         if self._asks and row is not None and row.held.intact:
             self._asks.answered(key, (row.held.epoch, row.held.revision))

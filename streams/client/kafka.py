@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, KafkaProducer, Records
+from streams.client.beginning import Bounds
 from streams.client.broker import Ack, Outcome, ReaderOptions, Run, WriterOptions
 from streams.errors import BrokerUnreachableError, RecordTooLargeError, TransportError, UnknownTopicError
 from streams.options import SecuritySettings
@@ -33,6 +34,8 @@ FETCH_BYTES_MAX = 4 << 20
 """One hand-over from the native client to Python: a few thousand patches."""
 TOPIC_POLL_S = 0.5
 """How often a topic that does not exist yet is looked for."""
+ID_BYTES = 16
+"""Topic ids are UUIDs."""
 SESSION_TIMEOUT_MS = 45_000
 """Kafka's own default: how long a receiver that died keeps its partitions."""
 
@@ -40,6 +43,7 @@ _LOG = logging.getLogger(__name__)
 _UNKNOWN_TOPIC = {"UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"}
 _TOO_LARGE = {"MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE"}
 _UNREACHABLE = {"_MSG_TIMED_OUT", "_TIMED_OUT", "_TRANSPORT", "_ALL_BROKERS_DOWN", "_QUEUE_FULL", "REQUEST_TIMED_OUT"}
+_NOT_YET = {"_STATE", "_IN_PROGRESS", "_PREV_IN_PROGRESS", "_TIMED_OUT", "_UNKNOWN_PARTITION"}
 _MOVED = {"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS", "FENCED_INSTANCE_ID", "_ASSIGNMENT_LOST"}
 
 
@@ -127,7 +131,9 @@ class Reader:
         self._broker = broker
         self._topic = topic
         self._grouped = options.group is not None and options.start == "group"
-        count = self._wait_for_topic(_Link(servers, options.security), options.topic_timeout_ms)
+        self._admin_link = _Link(servers, options.security)
+        self._admin = self._admin_link.open(KafkaAdmin, {"client.id": "streams-admin"})
+        count = self._wait_for_topic(options.topic_timeout_ms)
         self._link = _Link(servers, options.security)
         self._consumer = self._link.open(
             KafkaConsumer,
@@ -137,7 +143,7 @@ class Reader:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": "false",
                 "enable.auto.offset.store": "false",
-                "auto.offset.reset": "earliest",
+                "auto.offset.reset": "earliest",  # the receiver's places tell when this happened
                 "enable.partition.eof": "true",
                 "session.timeout.ms": str(SESSION_TIMEOUT_MS),
                 "fetch.queue.backoff.ms": "10",  # the default of a second would pause a fast reader
@@ -174,12 +180,48 @@ class Reader:
         """Per assigned partition the last stable offset as of now."""
         return {partition: self._watermarks(partition)[1] for partition in self.assignment()}
 
-    def commit(self, offsets: Mapping[int, int]) -> bool:
+    def log(self) -> bytes:
+        """The topic's id; empty where the brokers have none or do not answer for now."""
+        self._admin_link.refresh_token(self._admin)
+        try:
+            return self._admin.topic_ids([self._topic], ADMIN_TIMEOUT_MS).get(self._topic, b"")
+        except KafkaError:
+            return b""
+
+    def bounds(self, partitions: Iterable[int]) -> dict[int, Bounds]:
+        """See `Reader.bounds`."""
+        wanted, log = [(self._topic, partition) for partition in partitions], self.log()
+        try:
+            kept = self._consumer.kept(wanted, ADMIN_TIMEOUT_MS) if self._grouped else []
+        except KafkaError as error:
+            raise _named(error, f"{self._broker}: committed offsets of {self._topic}") from error
+        committed = {partition: (offset, metadata) for _, partition, offset, metadata in kept if offset >= 0}
+        found = {}
+        for _, partition in wanted:
+            start, end = self._watermarks(partition)
+            offset, metadata = committed.get(partition, (None, ""))
+            within = offset is not None and start <= offset <= end
+            position = offset if within else start  # the client begins there by itself
+            found[partition] = Bounds(start, end, log, offset, _id_of(metadata), position)
+        return found
+
+    def seek(self, offsets: Mapping[int, int]) -> bool:
+        """See `Reader.seek`."""
+        moved = [(self._topic, partition, offset) for partition, offset in offsets.items()]
+        try:
+            self._consumer.seek(moved, ADMIN_TIMEOUT_MS)
+            return True
+        except KafkaError as error:
+            if error.retriable or error.code in _NOT_YET:
+                return False
+            raise _named(error, f"{self._broker}: going to other offsets of {self._topic}") from error
+
+    def commit(self, offsets: Mapping[int, int], log: bytes = b"") -> bool:
         """Commits the group's offsets; False when the partitions moved or the broker was away: later, or not ours."""
         if not self._grouped or not offsets:
             return True
         try:
-            moved = [(self._topic, partition, offset) for partition, offset in offsets.items()]
+            moved = [(self._topic, partition, offset, log.hex()) for partition, offset in offsets.items()]
             self._consumer.commit(moved, COMMIT_TIMEOUT_MS)
         except KafkaError as error:
             if error.retriable or error.code in _MOVED | _UNREACHABLE:
@@ -201,13 +243,12 @@ class Reader:
         except KafkaError as error:
             raise _named(error, f"{self._broker}: offsets of {self._topic}") from error
 
-    def _wait_for_topic(self, link: _Link, timeout_ms: int) -> int:
+    def _wait_for_topic(self, timeout_ms: int) -> int:
         """The topic's partition count. Subscribing to a missing topic would find it minutes after its creation."""
         deadline_s = time.monotonic() + timeout_ms / 1000
-        admin = link.open(KafkaAdmin, {"client.id": "streams-admin"})
         while True:
             try:
-                count = admin.topics(min(ADMIN_TIMEOUT_MS, max(timeout_ms, 1_000))).get(self._topic, 0)
+                count = self._admin.topics(min(ADMIN_TIMEOUT_MS, max(timeout_ms, 1_000))).get(self._topic, 0)
             except KafkaError as error:
                 if time.monotonic() >= deadline_s:
                     raise BrokerUnreachableError(self._broker, timeout_ms) from error
@@ -246,6 +287,15 @@ class _Link:
         if token.value != self._handed:
             client.set_token(token.value, token.expires_ms, token.principal)
             self._handed = token.value
+
+
+def _id_of(metadata: str) -> bytes:
+    """The id of a log that was kept beside an offset; empty: none, or another program's words."""
+    try:
+        kept = bytes.fromhex(metadata)
+    except ValueError:
+        return b""
+    return kept if len(kept) == ID_BYTES else b""
 
 
 def _report(lines: list[str]) -> None:

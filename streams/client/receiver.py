@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from streams.client.change import Change, M
-from streams.client.follow import Result, Step
 from streams.client.following import FETCH_TIMEOUT_MS, Following
+from streams.client.step import Result
 
 __all__ = ["Receiver"]
 
@@ -26,8 +26,11 @@ class Receiver(Following[M]):
 
     Patches are applied by the receiver's rule and proven by their digest. A key with a gap keeps its last proven
     message and is asked for: the owner answers with a snapshot. A change is handed out at least once: its offset is
-    committed after the next one was asked for, so that a crash repeats a few. Use it from one task at a time; a
-    cancelled wait loses nothing. Whoever works on one change for five minutes loses a group's partitions to others.
+    committed after the next one was asked for, so that a crash repeats a few.
+
+    A restart holds what it held where there is a `datadir`; else every key is stale until it changes or is asked for
+    (`partial`, `is_stale`). Use it from one task at a time; a cancelled wait loses nothing. Whoever works on one change
+    for five minutes loses a group's partitions to others.
     """
 
     _thread: ThreadPoolExecutor | None = None
@@ -104,8 +107,8 @@ class Receiver(Following[M]):
     async def commit(self) -> None:
         """Commits everything handed out so far, the last change included."""
         self._follower.take()
-        step = Step(commit=self._follower.commits())
-        self._follower.absorb(await self._in_thread(lambda: self._perform(step)), self._now_ms())
+        step = self._follower.settle()
+        self._absorb(await self._in_thread(lambda: self._perform(step)))
 
     async def close(self) -> None:
         """Commits what was taken, leaves the group and closes. The change handed out last counts as not taken."""
@@ -127,10 +130,7 @@ class Receiver(Following[M]):
         under_way = self._step
         await asyncio.wait([under_way])
         self._step = None
-        self._follower.absorb(under_way.result(), self._now_ms())
-
-    def _now_ms(self) -> int:
-        return int(self._clock.monotonic_s() * 1000)
+        self._absorb(under_way.result())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         if self._thread is None:

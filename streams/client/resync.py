@@ -20,6 +20,8 @@ ASKED_KEYS_MAX = 100_000
 applied all the same, only asking again is left to the key's next patch."""
 WANTED_KEYS_MAX = 1_000
 """Keys waiting to be asked for. Reading stops while so many wait, so that no gap goes unasked."""
+UNKNOWN_ATTEMPTS_MAX = 2
+"""How often a key is asked for that nothing is held of: the second time for an owner that was restarting."""
 ANSWER_TIMEOUT_MS = 30_000
 """A first request is repeated after this: a worker that restarts and restores is back within it as a rule."""
 ANSWER_TIMEOUT_MS_MAX = 600_000
@@ -31,7 +33,9 @@ class Ask:
     """One request for a snapshot of `key`.
 
     `partition` and `offset` are those of the patch that showed the gap, `needed` its (epoch, revision): a snapshot
-    below that is no answer. `epoch` and `revision` are what is held.
+    below that is no answer. `epoch` and `revision` are what is held. Without an offset (-1) no patch showed anything:
+    somebody used the key. Partition -1: not known, so that those of `everywhere` are asked; an owner that does not know
+    the key either does not answer.
     """
 
     key: bytes
@@ -42,6 +46,12 @@ class Ask:
     revision: int
     needed: tuple[int, int]
     attempts: int = 0
+    everywhere: tuple[int, ...] = ()
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it was asked often enough: a key that nothing is held of may be another member's, or nobody's."""
+        return self.partition < 0 and self.attempts >= UNKNOWN_ATTEMPTS_MAX
 
 
 class Asks:
@@ -81,7 +91,9 @@ class Asks:
             deadline_ms, key = heapq.heappop(self._deadlines)
             held = self._asked.get(key)
             if held is not None and held[0] == deadline_ms:
-                self._wanted[key] = self._asked.pop(key)[1]
+                ask = self._asked.pop(key)[1]
+                if not ask.is_hopeless:
+                    self._wanted[key] = ask
         due = list(self._wanted.values())[: int(self._tokens)]
         self._tokens -= len(due)
         return due
@@ -98,7 +110,13 @@ class Asks:
 
     def floor(self, partition: int) -> int | None:
         """The lowest offset of the partition whose gap was not asked for yet; nothing above it may be committed."""
-        return min((ask.offset for ask in self._wanted.values() if ask.partition == partition), default=None)
+        gaps = (ask.offset for ask in self._wanted.values() if ask.partition == partition and ask.offset >= 0)
+        return min(gaps, default=None)
+
+    def use(self, ask: Ask) -> None:
+        """Somebody used a key that may be stale: it is asked for, unless so many wait that reading had to stop."""
+        if not self.full:
+            self.want(ask)
 
     def drop(self, partition: int) -> None:
         """The partition went to another member of the group: its keys are that one's to ask for."""

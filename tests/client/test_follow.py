@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from streams._native import Records
+from streams.client.beginning import Bounds
 from streams.client.broker import Run
-from streams.client.follow import COMMIT_INTERVAL_MS, FETCH_RECORDS_MAX, SILENT_RECORDS_MAX, Follower, Result
+from streams.client.follow import COMMIT_INTERVAL_MS, FETCH_RECORDS_MAX, SILENT_RECORDS_MAX, Follower
 from streams.client.resync import WANTED_KEYS_MAX
+from streams.client.step import Result
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.errors import SettingsError
 from streams.v1.patch_pb2 import Patch
@@ -21,11 +23,14 @@ def follower(**more: object) -> Follower[DeviceState]:
     arguments = {
         "group": "billing",
         "start": "group",
+        "keeps": False,
         "on_gap": "snapshot",
         "resync_topic": None,
         "snapshots_per_second_max": 500,
     }
-    return Follower("devices.patches", DeviceState, **{**arguments, **more})  # type: ignore[arg-type]
+    made: Follower[DeviceState] = Follower("devices.patches", DeviceState, **{**arguments, **more})  # type: ignore[arg-type]
+    made.absorb(Result(assignment=MINE, bounds=dict.fromkeys(MINE, Bounds(0, 1_000_000, position=0))), 0)
+    return made
 
 
 def run(partition: int, *patches: Patch, first: int = 0, end: int = -1) -> Run:
@@ -162,12 +167,15 @@ def test_the_end_is_reached_when_its_records_are_worked_through() -> None:
     [
         ("devices.patches", {"start": "latest"}, "group or earliest"),
         ("devices.patches", {"on_gap": "ignore"}, "snapshot or wait"),
+        ("devices.patches", {"start": "earliest", "keeps": True}, "datadir"),
         ("changes", {}, r"name the owner's \{source\}.resync as resync_topic"),
     ],
 )
 def test_settings_that_do_not_fit(topic: str, arguments: dict[str, object], said: str) -> None:
     """Each finding names what came and what was wanted."""
-    given = {"group": None, "start": "group", "on_gap": "snapshot", "resync_topic": None, **arguments}
+    given = {
+        "group": None, "start": "group", "keeps": False, "on_gap": "snapshot", "resync_topic": None, **arguments
+    }  # fmt: skip
     with pytest.raises(SettingsError, match=said):
         Follower(topic, DeviceState, snapshots_per_second_max=1, **given)  # type: ignore[arg-type]
 

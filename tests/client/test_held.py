@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.client.change import Kind
-from streams.client.held import DELETED_KEYS_MAX, RESYNC_FOR, HeldStates
+from streams.client.held import RESYNC_FOR, HeldStates
 from streams.client.resync import Asks
+from streams.client.rows import DELETED_KEYS_MAX
 from streams.demo.v1.device_pb2 import DeviceState, Geo
 from streams.errors import PatchError, SchemaError
 from streams.v1.patch_pb2 import Patch

@@ -258,7 +258,7 @@ async def test_members_of_a_group_share_the_partitions(kafka: Broker) -> None:
                 for _ in range(200):
                     await one.next_change(100)
                     await two.next_change(100)
-                    if len(one._follower._assignment) == len(two._follower._assignment) == 1:
+                    if len(one._follower.places.assignment) == len(two._follower.places.assignment) == 1:
                         break
                 for key in keys:
                     place.send(key, device("1", key))
@@ -270,7 +270,7 @@ async def test_members_of_a_group_share_the_partitions(kafka: Broker) -> None:
                 assert all(parts)
             for _ in range(200):
                 await one.next_change(100)
-                if len(one._follower._assignment) == 2:
+                if len(one._follower.places.assignment) == 2:
                     break
             for key in keys:
                 place.send(key, device("2", key))

@@ -178,6 +178,20 @@ impl Consumer {
         Ok((low, high))
     }
 
+    /// Fetches assigned partitions from other offsets on; what was fetched ahead of them is dropped.
+    pub fn seek<'a>(
+        &self,
+        items: impl IntoIterator<Item = (&'a str, i32, i64)>,
+        timeout_ms: i32,
+    ) -> Result<(), KafkaError> {
+        let list = Partitions::new(items)?;
+        // SAFETY: handle and list are live for the call.
+        KafkaError::take(unsafe { sys::rd_kafka_seek_partitions(self.handle.rk, list.0, timeout_ms) }, "seek")?;
+        list.items()
+            .into_iter()
+            .try_for_each(|(topic, partition, _, error)| check(error, &format!("seek of {topic}/{partition}")))
+    }
+
     pub fn set_token(&self, token: &str, expires_ms: i64, principal: &str) -> Result<(), KafkaError> {
         self.handle.set_token(token, expires_ms, principal)
     }

@@ -119,6 +119,9 @@ impl PyConsumer {
     fn watermarks(&self, py: Python<'_>, topic: &str, partition: i32, timeout_ms: i32) -> PyResult<(i64, i64)> {
         self.with(py, |c| c.watermarks(topic, partition, timeout_ms))
     }
+    fn seek(&self, py: Python<'_>, positions: Vec<(String, i32, i64)>, timeout_ms: i32) -> PyResult<()> {
+        self.with(py, |c| c.seek(positions.iter().map(|(t, p, o)| (t.as_str(), *p, *o)), timeout_ms))
+    }
     fn fetch(&self, py: Python<'_>, records_max: usize, bytes_max: usize, timeout_ms: i32) -> PyResult<Vec<Run>> {
         let runs = self.with(py, |c| c.fetch(records_max, bytes_max, timeout_ms))?;
         Ok(runs.into_iter().map(|run| (run.topic, run.partition, run.records.into(), run.end_offset)).collect())
