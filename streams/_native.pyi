@@ -356,7 +356,10 @@ class KafkaConsumer:
         """Fetches assigned partitions from other offsets on; what was fetched ahead of them is dropped."""
 
     def fetch(self, records_max: int, bytes_max: int, timeout_ms: int) -> list[tuple[str, int, Records, int]]:
-        """Waits for the first record and takes what is there: (topic, partition, records, end of partition or -1)."""
+        """Waits for the first record and takes what is there: (topic, partition, records, end of partition or -1).
+
+        Several runs of one partition, in order, where one would pass `bytes_max`.
+        """
 
     def wake(self) -> None:
         """Ends the wait of a `fetch` in another thread, or of the next one. Never blocks; nothing on a closed one."""

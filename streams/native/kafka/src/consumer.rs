@@ -200,11 +200,13 @@ impl Consumer {
         self.handle.take_logs()
     }
 
-    /// Waits up to `timeout_ms` for the first message, then takes what is there, up to the two limits.
+    /// Waits up to `timeout_ms` for the first message, then takes what is there, up to the two limits; bytes are those of
+    /// keys, values and headers.
     ///
-    /// Records of one partition stay in order; a fetch may hold several partitions. Errors that mend themselves are
-    /// logged; one that does not ends the fetch: with what was fetched before it, where there is any, and the error is
-    /// the next call's, unless its partition is assigned anew or gone by then.
+    /// Records of one partition stay in order; a fetch may hold several partitions, and several runs of one where one run
+    /// would pass `bytes_max`. Errors that mend themselves are logged; one that does not ends the fetch: with what was
+    /// fetched before it, where there is any, and the error is the next call's, unless its partition is assigned anew or
+    /// gone by then.
     pub fn fetch(&self, records_max: usize, bytes_max: usize, timeout_ms: i32) -> Result<Vec<Fetched>, KafkaError> {
         self.handle.serve(0, |_| {})?;
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -220,17 +222,19 @@ impl Consumer {
         if first.is_null() {
             return Ok(out);
         }
-        let mut failed: VecDeque<KafkaError> = self.take(first, &mut out, &mut bytes).err().into_iter().collect();
+        let mut failed: VecDeque<KafkaError> = self.take(first, &mut out, &mut bytes, bytes_max).err().into_iter().collect();
         count += 1;
         while count < records_max && bytes < bytes_max && failed.is_empty() {
-            let room = BATCH.min(records_max - count);
+            // Large messages are taken a few at a time: a whole batch of them would be a chunk many times over.
+            let fitting = (bytes_max - bytes) / (bytes / count).max(1) + 1;
+            let room = BATCH.min(records_max - count).min(fitting);
             // SAFETY: the array has room for `room` pointers; each returned message is destroyed in `take`.
             let got = unsafe { sys::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), room) };
             if got <= 0 {
                 break;
             }
             for message in &messages[..got as usize] {
-                failed.extend(self.take(*message, &mut out, &mut bytes).err());
+                failed.extend(self.take(*message, &mut out, &mut bytes, bytes_max).err());
             }
             count += got as usize;
         }
@@ -256,10 +260,11 @@ impl Consumer {
         message: *mut sys::rd_kafka_message_t,
         out: &mut Vec<Fetched>,
         bytes: &mut usize,
+        bytes_max: usize,
     ) -> Result<(), KafkaError> {
         // SAFETY: `message` is owned by this call and destroyed at its end, after everything was copied.
         unsafe {
-            let result = self.copy(&*message, out, bytes);
+            let result = self.copy(&*message, out, bytes, bytes_max);
             sys::rd_kafka_message_destroy(message);
             result
         }
@@ -270,19 +275,21 @@ impl Consumer {
         message: &sys::rd_kafka_message_t,
         out: &mut Vec<Fetched>,
         bytes: &mut usize,
+        bytes_max: usize,
     ) -> Result<(), KafkaError> {
         match message.err {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                let run = run_of(message, out, &self.room);
+                let run = run_of(message, out, &self.room, bytes_max);
+                let before = run.records.nbytes();
                 append(message, &mut run.records).map_err(|error| KafkaError {
                     place: place_of(message),
                     ..KafkaError::local("_INVALID_ARG", error.to_string())
                 })?;
-                *bytes += message.len + message.key_len;
+                *bytes += run.records.nbytes() - before;
                 Ok(())
             }
             ErrorCode::RD_KAFKA_RESP_ERR__PARTITION_EOF => {
-                run_of(message, out, &self.room).end_offset = message.offset;
+                run_of(message, out, &self.room, usize::MAX).end_offset = message.offset;
                 Ok(())
             }
             code => {
@@ -328,14 +335,20 @@ fn place_of(message: &sys::rd_kafka_message_t) -> Option<(String, i32, i64)> {
     Some((name.to_string_lossy().into_owned(), message.partition, message.offset))
 }
 
-/// The run of the message's partition: nearly always the last one, since fetches come partition by partition.
-fn run_of<'a>(message: &sys::rd_kafka_message_t, out: &'a mut Vec<Fetched>, room: &Room) -> &'a mut Fetched {
+/// The run of the message's partition: nearly always the last one, since fetches come partition by partition. One that
+/// holds `bytes_max` is full, and the next begins: a run is a chunk.
+fn run_of<'a>(
+    message: &sys::rd_kafka_message_t,
+    out: &'a mut Vec<Fetched>,
+    room: &Room,
+    bytes_max: usize,
+) -> &'a mut Fetched {
     // SAFETY: a message without a client-level error has a topic; its name lives as long as the topic object.
     let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) };
     let same = |run: &Fetched| run.partition == message.partition && run.topic.as_bytes() == name.to_bytes();
     let index = match out.iter().rposition(same) {
-        Some(index) => index,
-        None => {
+        Some(index) if out[index].records.nbytes() < bytes_max => index,
+        _ => {
             let topic = name.to_string_lossy().into_owned();
             out.push(Fetched { topic, partition: message.partition, records: room.records(), end_offset: -1 });
             out.len() - 1

@@ -80,6 +80,11 @@ impl KafkaError {
         KafkaError { code: name, message: format!("{what}: {words}"), retriable, fatal, abortable: false, place: None }
     }
 
+    /// The same, of a record for this partition of a topic; -1: a partition that its key chooses.
+    pub(crate) fn at(self, topic: &str, partition: i32) -> KafkaError {
+        KafkaError { place: Some((topic.to_owned(), partition, -1)), ..self }
+    }
+
     /// Takes over an error object; `None` when there is none.
     pub(crate) fn take(error: *mut sys::rd_kafka_error_t, what: &str) -> Result<(), KafkaError> {
         if error.is_null() {

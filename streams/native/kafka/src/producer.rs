@@ -129,8 +129,10 @@ impl Producer {
             return;
         }
         if message.err != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
+            // SAFETY: a delivery report has a topic; its name lives as long as the topic object.
+            let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) }.to_string_lossy();
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| KafkaError::of(message.err, "delivery"));
+            failed.get_or_insert_with(|| KafkaError::of(message.err, &format!("delivery to {name}")).at(&name, message.partition));
         }
     }
 
@@ -147,7 +149,8 @@ impl Producer {
         let deadline = deadline(timeout_ms);
         for record in records.iter() {
             if let Err(code) = self.hand_over_in_time(rkt, partition, record, 0, deadline)? {
-                return Err(KafkaError::of(code, &format!("produce to {topic}")));
+                self.take_failed()?; // A record that failed before is why this one is refused.
+                return Err(KafkaError::of(code, &format!("produce to {topic}")).at(topic, partition));
             }
         }
         self.poll(0)
