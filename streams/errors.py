@@ -14,7 +14,6 @@
     │   └── BrokerUnreachableError   exit 1   nothing was acknowledged within the delivery timeout
     ├── StateError                   exit 1   a table, its store or its changelog cannot be trusted
     ├── InputError                   exit 1   one record that cannot be processed; becomes a dead letter
-    ├── DeadLetterLimitError         exit 1   nearly every record of a partition is bad: stopped, not dead-lettered
     ├── LookupFailedError            exit 1   a look-up got no answer and holds none that is young enough
     ├── ChunkClosed              exit 1   a send for a chunk that its agent has finished
     ├── ChunkAskError            exit 1   an agent of chunks asks another agent, and would wait for ever
@@ -44,7 +43,6 @@ __all__ = [
     "BrokerUnreachableError",
     "ChunkAskError",
     "ChunkClosed",
-    "DeadLetterLimitError",
     "FailureKind",
     "Finding",
     "FindingsError",
@@ -123,12 +121,17 @@ class TransportError(StreamsError):
     """The broker or the embedded log refused or lost something.
 
     `retriable`: the same call may succeed later. `fatal`: this client is unusable and has to be made anew, as after
-    fencing by another worker.
+    fencing by another worker. `code` is the broker's own name for the error, `topic` the one that refused a record;
+    both are empty where there is none.
     """
 
-    def __init__(self, message: str, *, retriable: bool = False, fatal: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retriable: bool = False, fatal: bool = False, code: str = "", topic: str = ""
+    ) -> None:
         self.retriable = retriable
         self.fatal = fatal
+        self.code = code
+        self.topic = topic
         super().__init__(message)
 
 
@@ -185,10 +188,10 @@ class UnknownTopicError(TransportError):
     """The topic does not exist, and nobody here is to create it by writing to it."""
 
     def __init__(self, topic: str, broker: str) -> None:
-        self.topic = topic
         self.broker = broker
         super().__init__(
-            f"topic {topic} does not exist on {broker}; create it, or start the worker that owns it, or check the name"
+            f"topic {topic} does not exist on {broker}; create it, or start the worker that owns it, or check the name",
+            topic=topic,
         )
 
 
@@ -196,14 +199,15 @@ class RecordTooLargeError(TransportError):
     """One record is larger than its topic takes. It was not sent; `index` says which of a batch, all of it unsent."""
 
     def __init__(self, topic: str, size: int, record_bytes_max: int, *, index: int | None = None) -> None:
-        self.topic = topic
         self.size = size
         self.record_bytes_max = record_bytes_max
         self.index = index
         which = "record" if index is None else f"record {index} of a batch"
         super().__init__(
             f"{which} for {topic} has {size} bytes with key and headers, expected {record_bytes_max} at most; make the "
-            "message smaller, or raise record_bytes_max here and max.message.bytes of the topic"
+            "message smaller, or raise record_bytes_max here and max.message.bytes of the topic",
+            code="MSG_SIZE_TOO_LARGE",  # as Kafka calls it, whichever log refused it
+            topic=topic,
         )
 
 
@@ -239,22 +243,6 @@ class InputError(StreamsError):
         self.reason = reason
         self.detail = detail
         super().__init__(f"{reason}: {detail}" if detail else reason)
-
-
-class DeadLetterLimitError(StreamsError):
-    """Nearly every record of a partition is bad. Going on would move the whole topic to the dead letters."""
-
-    def __init__(self, topic: str, partition: int, bad: int, seen: int, reason: str) -> None:
-        self.topic = topic
-        self.partition = partition
-        self.bad = bad
-        self.seen = seen
-        self.reason = reason
-        super().__init__(
-            f"{topic} partition {partition}: {bad} of the last {seen} records are dead letters (mostly {reason}), "
-            "more than [limits] allows; check `message`, `descriptors` and `format` of its [[sync]], "
-            f"look at {topic}.dlq, or raise limits.dead_letter_ratio"
-        )
 
 
 class LookupFailedError(StreamsError):

@@ -34,7 +34,7 @@ class Limit:
     """The limit of one partition. Forgets everything with `reset`: after an abort, and when the partition is new here.
 
     The window holds the last whole chunks that make up at least `window_records` records; the ratio says nothing before
-    it is full. A ratio of 1 leaves the rule of rows alone.
+    it is full. A ratio of 1 leaves the rule of rows alone, `consecutive_max` 0 the ratio.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Limit:
         self._consecutive = 0
 
     def observe(self, events: int, dead: int) -> Verdict:
-        """Takes in a chunk: `dead` of its `events` records are dead letters. On `stop` the chunk must not be committed.
+        """Takes in a chunk: `dead` of its `events` records are dead letters. On `stop` it is the last one.
 
         A row of bad records is counted over chunks without a single good one; a mixed chunk begins it anew.
         """
@@ -67,7 +67,7 @@ class Limit:
             self._seen -= old_events
             self._dead -= old_dead
         self._consecutive = self._consecutive + dead if dead == events else 0
-        if self._consecutive >= self._consecutive_max:
+        if 0 < self._consecutive_max <= self._consecutive:
             return Verdict(True, "consecutive", self._consecutive, self._consecutive)
         if self._seen >= self._window_records and self._dead > self._ratio_max * self._seen:
             return Verdict(True, "ratio", self._dead, self._seen)

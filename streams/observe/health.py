@@ -64,8 +64,12 @@ class Health:
         return reasons
 
     def held_back(self) -> dict[str, str]:
-        """Partitions that another producer's hanging transaction holds back; the worker is ready all the same."""
-        return {
+        """Partitions that stand still for a reason of their own; the worker is ready all the same.
+
+        Another producer's hanging transaction holds them back, or they are stopped until somebody lets them go on.
+        """
+        stopped = {f"stopped {tp.topic}/{tp.partition}": stop.reason for tp, stop in self._app.consumer.stops}
+        return stopped | {
             f"transaction {held.topic}/{held.partition}": (
                 f"{held.records} records from offset {held.offset} on wait for an open transaction since "
                 f"{held.for_s:.0f} s; find its producer, or abort it with kafka-transactions.sh"
@@ -116,7 +120,9 @@ class Health:
             places.append(Place(tp.topic, tp.partition, done, fetched, consumer.highwater(tp), end))
         self.places = tuple(places)
         reasons = {**self._unreachable, **transport.reasons}
-        self.verdict = self._watch.observe(now_s, places, consumer.pace.steps(), reasons)
+        # One that is stopped is not expected to move, and hides no other partition that is.
+        moving = [place for place in places if (place.topic, place.partition) not in consumer.stops]
+        self.verdict = self._watch.observe(now_s, moving, consumer.pace.steps(), reasons)
 
     def _is_watched(self, tp: Any) -> bool:
         """Changelogs of Faust's tables have Faust's recovery; a topic without acknowledgements has no progress."""

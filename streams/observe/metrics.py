@@ -55,6 +55,7 @@ COUNTERS = {
     "message_bytes": Counter("streams_message_bytes", "Bytes of the messages in them"),
     "patch_bytes": Counter("streams_patch_bytes", "Bytes of the patches, uncompressed"),
     "rows": Counter("streams_rows_changed", "Rows written to the changelog"),
+    "row_bytes": Counter("streams_row_bytes", "Bytes of these rows with their keys, at most"),
     "expired": Counter("streams_tombstones_expired", "Rows of deleted keys removed after their retention"),
     "requests.without-key": Counter(*REFUSED, "without-key"),
     "requests.foreign": Counter(*REFUSED, "foreign"),
@@ -147,6 +148,14 @@ class Metrics(Collector):
         for hold in self._health.held:
             held.add_metric([hold.topic, str(hold.partition)], hold.records)
         yield held
+        stopped = GaugeMetricFamily(
+            "streams_partition_stopped",
+            "1 for a partition that stands still until `streams resume`, by what stopped it",
+            labels=["topic", "partition", "reason"],
+        )
+        for tp, stop in self._app.consumer.stops:
+            stopped.add_metric([tp.topic, str(tp.partition), stop.code], 1)
+        yield stopped
 
         expired = CounterMetricFamily(
             "streams_records_expired",
@@ -160,6 +169,12 @@ class Metrics(Collector):
     def _transactions(self) -> Iterator[Any]:
         ledger = self._app.consumer.ledger
         yield CounterMetricFamily("streams_transactions", "Transactions committed", ledger.transactions)
+        allowed = self._app.consumer.pipeline.allowed
+        yield GaugeMetricFamily(
+            "streams_transaction_allowed_bytes",
+            "What a transaction may hold; less while large ones fail",
+            allowed.bytes,
+        )
         for step, seconds in dict(ledger.seconds).items():
             yield CounterMetricFamily(
                 f"streams_transaction_{step}_seconds", f"Time spent in the step {step} of transactions", seconds

@@ -125,6 +125,12 @@ class TransactionSettings:
         "what 400 ms bring; 100,000 gained nothing more and cost memory",
         least=1,
     )
+    bytes_max: int = option(
+        67_108_864,
+        "or after so many bytes of records read, sent and kept; halved while transactions of the size fail",
+        "60,000 records of 400 bytes with patches and rows; 15 s are enough for it at 5 MB/s",
+        least=1_048_576,
+    )
     timeout_ms: int = option(
         15_000,
         "the broker aborts a dead worker's transaction after so long",
@@ -219,16 +225,23 @@ class LimitSettings:
     )
     dead_letter_ratio: float = option(
         0.9,
-        "a partition stops when more than this share of its window is bad",
+        "a partition stops when more than this share of its window became dead letters; 1: never for its share",
         "one bad producer among two is mended by letters, a wrong schema is not",
         least=0,
         most=1,
     )
     dead_letter_window_records: int = option(
         1_000,
-        "the last so many records of a partition are the window",
-        "seconds of traffic; a full window before the first verdict",
+        "the window: the last so many records of a partition; the share says nothing before there were so many",
+        "seconds of traffic",
         least=10,
+    )
+    dead_letter_consecutive: int = option(
+        50,
+        "a partition also stops after so many dead letters in a row, full window or not; 0: never for that. What was "
+        "counted is in the dead letters; `streams resume` lets it go on",
+        "a quiet partition never fills its window; chance does not make fifty",
+        least=0,
     )
 
 

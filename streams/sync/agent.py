@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from streams._native import Job, Step
+from streams._native import Job
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.dead_letters.letter import fitted
 from streams.errors import Finding, SettingsError
@@ -27,10 +27,12 @@ from streams.kernel.messages import descriptor_of
 from streams.kernel.schema import MessageSchema
 from streams.options import LimitSettings, SyncSettings
 from streams.state.table import States
+from streams.sync.burial import buried
 from streams.sync.limits import Limits
 from streams.sync.rekey import Rekey
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
+from streams.transport.stopped import stop_after
 
 __all__ = ["Sync", "make_job"]
 
@@ -95,10 +97,12 @@ class Sync:
         self.rekey: Rekey | None = None
         """In front of this sync, where the source is repartitioned."""
         if topics.rekey:
-            self.rekey = Rekey(app, topics, Limits(topics.source, limits), self.counts, limits.record_bytes_max)
+            before = Limits(topics.source, topics.dead_letters, limits, clock)
+            self.rekey = Rekey(app, topics, before, self.counts, limits.record_bytes_max, clock)
         self._record_bytes_max = limits.record_bytes_max
+        self._letter_bytes_max = limits.record_bytes_max + HEADER_ROOM_BYTES
         self._job(spec, topics.source, 0)  # a key that the message lacks is said now, not when the topic appears
-        self._limits = Limits(topics.input, limits)
+        self._limits = Limits(topics.input, topics.dead_letters, limits, clock)
         self._clock = clock
         self._states: States | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{topics.source}")
@@ -148,10 +152,13 @@ class Sync:
             await self._work(chunk)
 
     async def _work(self, chunk: Chunk) -> None:
+        if chunk.refused and chunk.refused != self.topics.dead_letters:
+            self._bury(chunk)
+            return
         requests = chunk.topic == self.topics.resync
         loop = asyncio.get_running_loop()
         async with self.app.consumer.working():
-            if chunk.epoch != self.app.consumer.epoch:
+            if not self.app.consumer.is_current(chunk):
                 return
             state = self.states[chunk.partition]
             work = partial(state.process, chunk.records, self._clock.now_ms(), requests=requests)
@@ -160,18 +167,35 @@ class Sync:
             self.kernel_seconds += self._clock.monotonic_s() - began
         if step.fatal is not None:
             raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
-        chunk.changed(state, step.mark)
+        chunk.changed(state, step.mark, step.counts["row_bytes"])
         chunk.send_records(self.topics.output, chunk.partition, step.patches)
-        letters = fitted(step.dead_letters, self._record_bytes_max + HEADER_ROOM_BYTES)
+        letters = fitted(step.dead_letters, self._letter_bytes_max)
         chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
-        self._account(chunk, step)
-
-    def _account(self, chunk: Chunk, step: Step) -> None:
-        self.counts.update(step.counts)
         for hashed, offset in step.stuck:
             log.warning(
                 "%s partition %d: the key of offset %d (%016x in this process) has dropped 100 events in a row; if its "
                 "source counts anew, see `streams state reset-sequence`",
                 self.topics.input, chunk.partition, offset, hashed,
             )  # fmt: skip
-        self._limits.observe(chunk.partition, len(chunk), step.counts)
+        self._account(chunk, step.counts)
+
+    def _bury(self, chunk: Chunk) -> None:
+        """What comes of the chunk's one record does not fit a topic: a letter; a request is passed, and counted."""
+        if chunk.topic == self.topics.resync:
+            log.warning(
+                "%s partition %d offset %d: the answer is larger than topic %s takes; raise max.message.bytes there",
+                chunk.topic, chunk.partition, chunk.last, chunk.refused,
+            )  # fmt: skip
+            self.counts["requests.unanswerable"] += 1
+            return
+        letters, counts = buried(chunk, self._letter_bytes_max)
+        chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
+        self._account(chunk, counts)
+
+    def _account(self, chunk: Chunk, counts: Mapping[str, int]) -> None:
+        self.counts.update(counts)
+        if chunk.topic == self.topics.resync:
+            return  # requests among bad events do not make these better
+        stopping = self._limits.observe(chunk.partition, len(chunk), counts)
+        if stopping is not None:
+            stop_after(self.app.consumer, chunk, stopping.code, stopping.words, self._clock.now_ms())

@@ -15,10 +15,13 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 from streams._native import Job, Table
+from streams.clock import Clock
 from streams.dead_letters.letter import fitted
+from streams.sync.burial import buried
 from streams.sync.limits import Limits
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
+from streams.transport.stopped import stop_after
 
 __all__ = ["Rekey"]
 
@@ -30,12 +33,19 @@ class Rekey:
     """The agent in front of a sync with `partitioning = "repartition"`."""
 
     def __init__(
-        self, app: Any, topics: SyncTopics, limits: Limits, counts: Counter[str], record_bytes_max: int
+        self,
+        app: Any,
+        topics: SyncTopics,
+        limits: Limits,
+        counts: Counter[str],
+        record_bytes_max: int,
+        clock: Clock,
     ) -> None:
         """`counts`: the sync's counters; what is dead-lettered here is counted there."""
         self._app = app
         self._topics = topics
         self._limits = limits
+        self._clock = clock
         self._counts = counts
         self._letter_bytes_max = record_bytes_max + HEADER_ROOM_BYTES
         self._job: Job | None = None
@@ -60,10 +70,14 @@ class Rekey:
         table = self._tables.get(chunk.partition)
         if table is None:
             table = self._tables[chunk.partition] = Table(self._job, chunk.partition)
-        step = await asyncio.to_thread(table.rekey, chunk.records)
-        chunk.send_records(self._topics.rekey, BY_KEY, step.patches)
-        chunk.send_records(
-            self._topics.dead_letters, chunk.partition, fitted(step.dead_letters, self._letter_bytes_max)
-        )
-        self._counts.update(step.counts)
-        self._limits.observe(chunk.partition, len(chunk), step.counts)
+        if chunk.refused and chunk.refused != self._topics.dead_letters:
+            letters, counts = buried(chunk, self._letter_bytes_max)
+        else:
+            step = await asyncio.to_thread(table.rekey, chunk.records)
+            chunk.send_records(self._topics.rekey, BY_KEY, step.patches)
+            letters, counts = fitted(step.dead_letters, self._letter_bytes_max), step.counts
+        chunk.send_records(self._topics.dead_letters, chunk.partition, letters)
+        self._counts.update(counts)
+        stopping = self._limits.observe(chunk.partition, len(chunk), counts)
+        if stopping is not None:
+            stop_after(self._app.consumer, chunk, stopping.code, stopping.words, self._clock.now_ms())

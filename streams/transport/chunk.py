@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Chunk", "ChunkSchema", "ChunkStream", "Output", "Participant", "Record"]
 
 
+OUTPUT_BYTES = 64
+"""What a client holds beside the bytes of a record that waits to be sent: a million empty ones are no small
+transaction."""
+
+
 class Output(NamedTuple):
     """Records for one topic; partition -1 leaves the choice to the key (murmur2, as the Java client does)."""
 
@@ -118,7 +123,10 @@ class Chunk:
         "partition",
         "reached",
         "records",
+        "refused",
+        "row_bytes",
         "topic",
+        "turn",
     )
 
     def __init__(
@@ -139,6 +147,19 @@ class Chunk:
         """Agents that have finished it."""
         self.reached = 0
         """The record that an agent looked at last: a slow agent is told from a stalled one by it."""
+        self.row_bytes = 0
+        """Of the rows it changed, as they go to the changelog at most."""
+        self.turn = 0
+        """How often its partition had gone on after a stop when it was fetched."""
+        self.refused = ""
+        """The topic that refused a record of this chunk, which has one record: a transaction of its own was too large
+        for it. It cannot be processed as before."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it adds to a transaction: its own records, what was sent and the rows behind it."""
+        sent = sum(output.records.nbytes + OUTPUT_BYTES * len(output.records) for output in self.outputs)
+        return self.records.nbytes + sent + self.row_bytes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -173,9 +194,10 @@ class Chunk:
         if len(records):
             self.outputs.append(Output(topic, partition, records))
 
-    def changed(self, participant: Participant, mark: int) -> None:
-        """Notes that `participant` holds uncommitted rows of this chunk under `mark`."""
+    def changed(self, participant: Participant, mark: int, row_bytes: int = 0) -> None:
+        """Notes that `participant` holds uncommitted rows of this chunk under `mark`, of so many bytes."""
         self.marks.append((participant, mark))
+        self.row_bytes += row_bytes
 
 
 class ChunkSchema(Schema[Any, Any]):
@@ -224,7 +246,7 @@ class ChunkStream(Stream[Any]):
         self.enable_acks = False
         async for chunk in super().__aiter__():
             event = self.current_event
-            if chunk.epoch != self.app.consumer.epoch or event is None:
+            if event is None or not self.app.consumer.is_current(chunk):
                 continue
             # Faust counts the agents that a message went to when it hands it out: the only moment that is certain.
             readers = event.message.refcount

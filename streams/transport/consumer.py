@@ -18,9 +18,13 @@ from faust.transport import base
 from faust.types import TP, ConsumerMessage
 
 from streams.errors import StateError, TransportError
-from streams.transport.chunk import Chunk, ChunkSchema, Participant
+from streams.transport.allowance import Allowance, Fault
+from streams.transport.chunk import Chunk, ChunkSchema
+from streams.transport.failing import Failing
 from streams.transport.pace import Pace
 from streams.transport.pipeline import Ledger, Pipeline, Unit
+from streams.transport.stopped import Stops
+from streams.transport.turns import Turns
 
 if TYPE_CHECKING:
     from streams._native import Records
@@ -53,6 +57,7 @@ class ChunkConsumer:
     """Mixin in front of a Faust consumer class."""
 
     app: Any
+    transport: Any
     epoch: int
     pipeline: Pipeline
     ledger: Ledger
@@ -62,7 +67,7 @@ class ChunkConsumer:
         self.epoch = 1
         self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._next: dict[tuple[str, int], int] = {}  # where the next chunk of a partition begins, in this epoch
-        self._turns: defaultdict[Participant, deque[Chunk]] = defaultdict(deque)
+        self._turns = Turns()
         self._working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -70,11 +75,14 @@ class ChunkConsumer:
         self.outcomes: list[Callable[[bool], None]] = []
         """Told of every unit whether the broker took it."""
         self.pace = Pace()
+        self.stops = Stops()
+        self.failing = Failing(self.transport.reasons)
         self.pipeline = Pipeline(
             self.ledger,
             interval_s=settings.interval_ms / 1000,
             backlog_s=settings.backlog_interval_ms / 1000,
-            records_max=settings.records_max,
+            most=Allowance(settings.records_max, settings.bytes_max),
+            timeout_s=settings.timeout_ms / 1000,
             on_committed=self._unit_committed,
             on_failed=self._unit_failed,
         )
@@ -86,6 +94,9 @@ class ChunkConsumer:
     async def rewind(self, *, lost: bool) -> None:
         """Drops everything uncommitted. Chunks in agents' hands or queues belong to an older epoch from here on."""
         self.epoch += 1
+        self.stops.forget()
+        if not lost:
+            self.failing.forget_reason()
         self._next.clear()
         self._turns.clear()
         self.pipeline.discard()  # before anything is waited for: none of it may begin to commit meanwhile
@@ -105,17 +116,21 @@ class ChunkConsumer:
             if not self._working:
                 self._idle.set()
 
-    async def chunk_done(self, chunk: Chunk, readers: int) -> None:
-        """An agent has finished the chunk; the last of its `readers` hands it to the pipeline.
+    def is_current(self, chunk: Chunk) -> bool:
+        """Whether the chunk may be worked on and committed.
 
-        A chunk of an older epoch is dropped: a rewind has happened, and its records are read again.
+        Not one of an older epoch: a rewind has happened, and its records are read again. Not one behind the offset at
+        which its partition is stopped, or was: they are read again when it goes on.
         """
+        tp = TP(chunk.topic, chunk.partition)
+        return chunk.epoch == self.epoch and self.stops.admits(tp, chunk.begin, chunk.turn)
+
+    async def chunk_done(self, chunk: Chunk, readers: int) -> None:
+        """An agent has finished the chunk; the last of its `readers` hands it to the pipeline."""
         chunk.finished += 1
-        if chunk.epoch != self.epoch:
+        if not self.is_current(chunk):
             return
-        for participant, _ in chunk.marks:
-            if chunk not in self._turns[participant]:
-                self._turns[participant].append(chunk)
+        self._turns.enter(chunk)
         if chunk.finished < readers:
             return
         where = (chunk.topic, chunk.partition)
@@ -127,23 +142,9 @@ class ChunkConsumer:
             )
         self._next[where] = chunk.last + 1
         chunk.complete = True
-        for ready in self._in_turn(chunk):
-            if ready.epoch == self.epoch:
+        for ready in self._turns.ready(chunk):
+            if self.is_current(ready):
                 await self.pipeline.submit(ready)
-
-    def _in_turn(self, chunk: Chunk) -> list[Chunk]:
-        """What may be committed now that the chunk is complete.
-
-        A mark contains the lower ones, so the chunks of one participant are committed in the order of their marks: a
-        chunk of `{source}.resync` waits for one of the source that a second, slower agent has not finished.
-        """
-        if not chunk.marks:
-            return [chunk]
-        turn = self._turns[chunk.marks[0][0]]
-        ready = []
-        while turn and turn[0].complete:
-            ready.append(turn.popleft())
-        return ready
 
     def give_up_waiting(self) -> None:
         """Ordinary events in agents' hands are not waited for any more; they are not committed either."""
@@ -152,11 +153,13 @@ class ChunkConsumer:
     async def _unit_committed(self, unit: Unit) -> None:
         for told in self.outcomes:
             told(True)
+        self.failing.committed(unit)
         await self.on_unit_committed(unit)
 
-    async def _unit_failed(self, error: Exception) -> None:
+    async def _unit_failed(self, error: Exception, unit: Unit, fault: Fault) -> None:
         for told in self.outcomes:
             told(False)
+        self.failing.failed(error, unit, fault)
         await self.on_unit_failed(error)
 
     async def on_unit_committed(self, unit: Unit) -> None:
@@ -229,6 +232,7 @@ class ChunkConsumer:
 
         Faust forgets the acknowledgements of revoked partitions first, and has nothing to commit after it has waited.
         """
+        self.pipeline.forget_suspects()
         await self.commit()  # type: ignore[attr-defined]
         await wait_for_agents(revoked)
         self.forget_deliveries(revoked)
@@ -243,7 +247,11 @@ class ChunkConsumer:
         """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records."""
         self.pace.fetched(tp, begin)
         if self.app.topics.is_chunked(tp.topic):
-            return [Chunk(tp.topic, tp.partition, begin, records, generation=generation, epoch=epoch)]
+            chunk = Chunk(tp.topic, tp.partition, begin, records, generation=generation, epoch=epoch)
+            chunk.turn = self.stops.turn(tp)
+            if len(records) == 1:
+                chunk.refused = self.failing.refused(tp.topic, tp.partition, chunk.last)
+            return [chunk]
         return [(records, index) for index in range(len(records))]
 
 

@@ -136,7 +136,7 @@ class Consumer(ChunkConsumer, base.Consumer):
         if not self.flow_active:
             return {}
         wanted = self._assigned if active_partitions is None else active_partitions
-        positions = {tp: self._positions[tp] for tp in sorted(wanted) if tp in self._positions}
+        positions = {tp: self._positions[tp] for tp in sorted(wanted) if tp in self._positions and tp not in self.stops}
         if not positions:
             await self.sleep(UNPLACED_PAUSE_S)
             return {}
@@ -152,7 +152,8 @@ class Consumer(ChunkConsumer, base.Consumer):
 
     def _fetch(self, positions: Mapping[TP, int]) -> list[tuple[TP, Records]]:
         """Waits for records and reads some; partitions take turns. Runs in the reading thread."""
-        log, chunk = self.transport.log.log, self.transport.settings.chunk
+        log, chunk, allowed = self.transport.log.log, self.transport.settings.chunk, self.pipeline.allowed
+        records_max, bytes_max = min(chunk.records_max, allowed.records), min(chunk.bytes_max, allowed.chunk_bytes)
         ready = log.wait({(tp.topic, tp.partition): offset for tp, offset in positions.items()}, FETCH_WAIT_MS)
         self._turn += PARTITIONS_PER_FETCH
         first = self._turn % len(ready) if ready else 0
@@ -161,10 +162,10 @@ class Consumer(ChunkConsumer, base.Consumer):
             tp = TP(topic, partition)
             if positions[tp] < log.start(topic, partition) and not self._is_changelog_tp(tp):
                 self._go_on(tp, positions[tp])
-            records = log.read(topic, partition, positions[tp], chunk.records_max, chunk.bytes_max)
+            records = log.read(topic, partition, positions[tp], records_max, bytes_max)
             if len(records):
                 runs.append((tp, records))
-        self.pipeline.behind = any(len(records) >= chunk.records_max for _, records in runs)
+        self.pipeline.behind = any(len(records) >= records_max for _, records in runs)
         return runs
 
     def _go_on(self, tp: TP, offset: int) -> None:
@@ -240,13 +241,13 @@ class Consumer(ChunkConsumer, base.Consumer):
 
     @override
     async def on_unit_failed(self, error: Exception) -> None:
-        if not isinstance(error, TransportError) or not error.retriable:
+        if not isinstance(error, TransportError) or error.fatal:
             await self.app.crash(error)
             return
         self.log.warning("transaction failed, going back to the committed offsets: %s", error)
         self.stop_flow()
         await self.rewind(lost=True)
-        await self.sleep(RETRY_PAUSE_S)
+        await self.failing.wait(error, self.pipeline.failures, lambda: self.app.rebalancing or self.app.should_stop)
         if self.app.rebalancing or self.should_stop:
             return  # the assignment that follows restores and seeks
         await self.app.on_rebalance_complete.send()

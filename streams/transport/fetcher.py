@@ -197,26 +197,28 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             raise ConsumerStoppedError
         if not self.consumer.flow_active:
             return {}
-        wanted = set(self.assignment() if active is None else active)
+        wanted = {tp for tp in (self.assignment() if active is None else active) if tp not in self.consumer.stops}
         epoch, generation = self.consumer.epoch, self.app.consumer_generation_id
         # aiokafka believes that nobody reads and leaves the group after max_poll_interval, unless told of each fetch.
         with consumer._fetcher._subscriptions.fetch_context():
             runs = await self._run(self._fetch, wanted)
         out: dict[TP, list[Any]] = {}
         for tp, begin, records in self._accept(runs):
-            out[tp] = self.consumer.split(tp, begin, records, generation, epoch)
+            out.setdefault(tp, []).extend(self.consumer.split(tp, begin, records, generation, epoch))
         return out
 
     def _fetch(self, wanted: set[TP]) -> list[tuple[str, int, Records, int]]:
         self._place(wanted)
         settings = self.transport.settings
-        chunk = settings.chunk
+        chunk, allowed = settings.chunk, self.consumer.pipeline.allowed
+        records_max, bytes_max = min(chunk.records_max, allowed.records), min(chunk.bytes_max, allowed.chunk_bytes)
         time.sleep(max(0.0, self._next_fetch_s - SYSTEM_CLOCK.monotonic_s()))
         try:
-            runs = self.native.fetch(chunk.records_max, chunk.bytes_max, FETCH_WAIT_MS)
+            runs = self.native.fetch(records_max, bytes_max, FETCH_WAIT_MS)
             fetched = sum(len(records) for _, _, records, _ in runs)
-            self.consumer.pipeline.behind = fetched >= chunk.records_max
-            pause_s = pause_after(fetched, chunk.records_max, settings.transaction.interval_ms / 1000)
+            size = sum(records.nbytes for _, _, records, _ in runs)
+            self.consumer.pipeline.behind = fetched >= records_max or size >= bytes_max
+            pause_s = pause_after(fetched, records_max, settings.transaction.interval_ms / 1000)
             self._next_fetch_s = SYSTEM_CLOCK.monotonic_s() + pause_s
             return runs
         except KafkaError as error:

@@ -173,9 +173,8 @@ class Consumer(ChunkConsumer, driver.Consumer):
         self.log.warning("transaction failed, going back to the committed offsets: %s", error)
         self.stop_flow()
         await self.rewind(lost=True)
-        self.transport.reasons["broker"] = str(error)
+        await self.failing.wait(error, self.pipeline.failures, lambda: self.app.rebalancing or self.app.should_stop)
         await self._renew_ledger()
-        self.transport.reasons.pop("broker", None)
         if self.app.rebalancing:
             return  # the assignment that follows restores and seeks
         await self.app.on_rebalance_complete.send()

@@ -39,7 +39,10 @@ class Member(NamedTuple):
 
 def named(error: KafkaError, where: str) -> TransportError:
     """librdkafka's error as one of ours."""
-    return TransportError(f"{where}: {error}", retriable=error.retriable, fatal=error.fatal)
+    topic = error.place[0] if error.place is not None else ""
+    return TransportError(
+        f"{where}: {error}", retriable=error.retriable, fatal=error.fatal, code=error.code, topic=topic
+    )
 
 
 class KafkaLedger:

@@ -2,7 +2,8 @@
 
 At most two transactions exist: one being committed in a thread of its own, one being gathered. A transaction begins
 only when its outputs are ready, never while user code runs. Order within a partition holds because the next one is
-handed over only when the last one is acknowledged.
+handed over only when the last one is acknowledged. A transaction is closed before a chunk would make it larger than is
+allowed: see `allowance`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from streams.errors import TransportError
+from streams.transport.allowance import Allowance, Fault, after_failure, after_success, fault_of
 from streams.transport.chunk import Chunk, Output, Participant
 
 __all__ = ["Ledger", "Pipeline", "Unit", "due_in", "interval"]
@@ -35,7 +38,11 @@ class Unit:
         self.positions: dict[tuple[str, int], int] = {}
         """Next offset to read, by (topic, partition)."""
         self.records = 0
-        """Input records, the measure of a transaction's size."""
+        """Input records."""
+        self.bytes = 0
+        """Of inputs, outputs and the rows behind them."""
+        self.closed = False
+        """A chunk that does not fit any more waits for the next one."""
         self.generation = -1
         self.opened_at = 0.0
 
@@ -49,6 +56,11 @@ class Unit:
             self.marks[participant] = max(mark, self.marks.get(participant, 0))
         self.positions[(chunk.topic, chunk.partition)] = chunk.last + 1
         self.records += len(chunk)
+        self.bytes += chunk.nbytes
+
+    def fits(self, chunk: Chunk, allowed: Allowance) -> bool:
+        """Whether the chunk may be added; an empty unit takes any."""
+        return self.empty or (self.records < allowed.records and self.bytes + chunk.nbytes <= allowed.bytes)
 
     @property
     def empty(self) -> bool:
@@ -95,17 +107,25 @@ class Pipeline:
         *,
         interval_s: float,
         backlog_s: float,
-        records_max: int,
+        most: Allowance,
+        timeout_s: float,
         on_committed: Callable[[Unit], Awaitable[None]],
-        on_failed: Callable[[Exception], Awaitable[None]],
+        on_failed: Callable[[Exception, Unit, Fault], Awaitable[None]],
     ) -> None:
+        """`most`: what a transaction may hold at best. `timeout_s`: the broker aborts it after so long."""
         self.ledger = ledger
         self.longest_s = interval_s
         self.interval_s = interval_s
         self.backlog_s = backlog_s
         self.behind = False
         """Whether the last fetch was full: more records wait."""
-        self.records_max = records_max
+        self.most = most
+        self.allowed = most
+        """What the next transaction may hold, and the next fetch at most."""
+        self.failures = 0
+        """Transactions that failed since the last one that did not."""
+        self._suspects: dict[tuple[str, int], int] = {}  # next offsets of the unit that a record was refused of
+        self._timeout_s = timeout_s
         self._on_committed = on_committed
         self._on_failed = on_failed
         self._open = Unit()
@@ -115,6 +135,7 @@ class Pipeline:
         self._changed = asyncio.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._task: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins to commit; must be called inside the event loop."""
@@ -125,7 +146,10 @@ class Pipeline:
         """Adds a finished chunk; waits while one transaction commits and the next is full: the back-pressure."""
         discards = self._discards
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._committing or self._open.records < self.records_max)
+            while discards == self._discards and not self._open.fits(chunk, self.allowed):
+                self._open.closed = True
+                self._changed.notify_all()
+                await self._changed.wait()
             if discards != self._discards:
                 return  # its changes went while it waited here: its records are read again
             self._open.add(chunk, asyncio.get_running_loop().time())
@@ -153,6 +177,12 @@ class Pipeline:
         """Forgets what was submitted, or waits to be, and has not begun to commit."""
         self._discards += 1
         self._open = Unit()
+        # Whoever waits for room has none to wait for any more. It needs the lock, and this must not wait for it.
+        self._telling = asyncio.get_running_loop().create_task(self._tell(), name="pipeline-discard")
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
     async def stop(self, close: Callable[[], None] | None = None) -> None:
         """Ends the committing task and its thread; what is not committed is forgotten.
@@ -181,9 +211,9 @@ class Pipeline:
             age_s=now - self._open.opened_at,
             interval_s=self.interval_s,
             backlog_s=self.backlog_s,
-            records_max=self.records_max,
+            records_max=self.allowed.records,
             behind=self.behind,
-            draining=self._draining,
+            draining=self._draining or self._open.closed or self._open.bytes >= self.allowed.bytes,
         )
 
     async def _next(self) -> Unit:
@@ -207,11 +237,34 @@ class Pipeline:
             try:
                 await loop.run_in_executor(self._thread, self.ledger.commit, unit)
                 self.interval_s = interval(self.longest_s, loop.time() - began)
+                self._passed(unit)
                 await self._on_committed(unit)
             except Exception as error:  # noqa: BLE001 - whatever it is, uncommitted state must go before anything else
                 self.discard()
-                await self._on_failed(error)
+                await self._on_failed(error, unit, self._learn(error, unit, loop.time() - began))
             finally:
                 async with self._changed:
                     self._committing = False
                     self._changed.notify_all()
+
+    def _passed(self, unit: Unit) -> None:
+        """The unit is durable: more may be tried, once what was refused with others is behind."""
+        for where, offset in unit.positions.items():
+            if self._suspects.get(where, offset + 1) <= offset:
+                del self._suspects[where]
+        self.allowed = after_success(self.allowed, self.most, suspects=bool(self._suspects))
+        self.failures = 0
+
+    def forget_suspects(self) -> None:
+        """Partitions leave: a record that was refused may be another worker's now."""
+        self._suspects.clear()
+
+    def _learn(self, error: Exception, unit: Unit, took_s: float) -> Fault:
+        """Whose fault the failure is; the next transactions are gathered accordingly."""
+        code = error.code if isinstance(error, TransportError) else ""
+        fault = fault_of(code, size=unit.bytes, took_s=took_s, timeout_s=self._timeout_s)
+        self.allowed = after_failure(self.allowed, fault, records=unit.records, size=unit.bytes)
+        self.failures += 1
+        if fault == "size":
+            self._suspects = dict(unit.positions)
+        return fault

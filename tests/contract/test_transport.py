@@ -10,7 +10,7 @@ import pytest
 
 from streams.app import App
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.errors import DeadLetterLimitError, SettingsError
+from streams.errors import SettingsError
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site, changes, history
@@ -231,20 +231,6 @@ async def test_bad_records_become_dead_letters(site: Site) -> None:
     assert (b"0", b"1") == (letter.headers["dlq-origin-partition"], letter.headers["dlq-origin-offset"])
     assert letter.headers["dlq-reason"]
     assert {b"d-1": [1, 2]} == await site.revisions()
-
-
-async def test_a_partition_of_nothing_but_bad_records_stops_the_worker(site: Site) -> None:
-    """It ends with what it found instead of moving the topic to the dead letters, and keeps its place."""
-    await site.create(partitions=1)
-    await site.write(site.source, *[b"\xff\xff\xff"] * 200, key=b"d-1")
-    app = site.app({"limits.dead_letter_window_records": 100})
-    app.sync(site.source, DeviceState)
-    with pytest.raises(DeadLetterLimitError) as caught:
-        async with site.running(app) as worker:
-            await asyncio.wait_for(worker, 30)
-
-    assert site.source == caught.value.topic
-    assert [] == await site.read(site.dead_letters)
 
 
 async def test_a_first_start_without_any_topic(site: Site) -> None:

@@ -222,7 +222,8 @@ impl Consumer {
         if first.is_null() {
             return Ok(out);
         }
-        let mut failed: VecDeque<KafkaError> = self.take(first, &mut out, &mut bytes, bytes_max).err().into_iter().collect();
+        let mut failed: VecDeque<KafkaError> =
+            self.take(first, &mut out, &mut bytes, bytes_max).err().into_iter().collect();
         count += 1;
         while count < records_max && bytes < bytes_max && failed.is_empty() {
             // Large messages are taken a few at a time: a whole batch of them would be a chunk many times over.

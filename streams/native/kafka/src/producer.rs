@@ -132,7 +132,9 @@ impl Producer {
             // SAFETY: a delivery report has a topic; its name lives as long as the topic object.
             let name = unsafe { std::ffi::CStr::from_ptr(sys::rd_kafka_topic_name(message.rkt)) }.to_string_lossy();
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| KafkaError::of(message.err, &format!("delivery to {name}")).at(&name, message.partition));
+            failed.get_or_insert_with(|| {
+                KafkaError::of(message.err, &format!("delivery to {name}")).at(&name, message.partition)
+            });
         }
     }
 

@@ -61,8 +61,9 @@ pub struct Counts {
     pub value_bytes: u64,
     pub message_bytes: u64,
     pub patch_bytes: u64,
-    /// Rows changed or removed, and of these the tombstones whose retention ended.
+    /// Rows changed or removed, their bytes with their keys, and of these the tombstones whose retention ended.
     pub rows: u64,
+    pub row_bytes: u64,
     pub expired: u64,
     /// Snapshot requests without a key, of a key that belongs to another partition, or with a damaged value.
     pub requests_without_key: u64,
@@ -99,6 +100,7 @@ impl Counts {
             ("message_bytes", self.message_bytes),
             ("patch_bytes", self.patch_bytes),
             ("rows", self.rows),
+            ("row_bytes", self.row_bytes),
             ("expired", self.expired),
             ("requests.without-key", self.requests_without_key),
             ("requests.foreign", self.requests_foreign),
@@ -287,6 +289,7 @@ impl SyncTable {
         match done {
             Ok(()) => {
                 step.counts.rows = self.table.changed() as u64;
+                step.counts.row_bytes = self.table.changed_bytes() as u64;
                 self.keep_schema_record();
                 Ok(step)
             }

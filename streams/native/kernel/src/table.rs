@@ -26,6 +26,9 @@ const SPARE_MAX: usize = 4;
 const ALLOCATION_BYTES: usize = 16;
 /// An entry of the queue of tombstones: 16 bytes of its own in nodes that are two thirds full.
 const QUEUED_BYTES: usize = 28;
+/// An arena that one chunk has blown up (large states behind small compressed events) goes back to the system: four times
+/// what a chunk of the usual 8 MiB asks for.
+const SPARE_BYTES_MAX: usize = 32 << 20;
 /// Bytes that arrive from memory together, on every machine this runs on.
 const CACHE_LINE: usize = 64;
 
@@ -84,6 +87,7 @@ struct Layer {
     dirty: Vec<Dirty>,
     /// Tombstones it made, less those it removed.
     tombstones: isize,
+    key_bytes: usize,
     /// Queue entries taken under this mark; they return when the layer is dropped.
     due: Vec<(u64, u32)>,
 }
@@ -253,6 +257,11 @@ impl Table {
         self.layers.back().map_or(0, |layer| layer.dirty.len())
     }
 
+    /// Bytes of the rows written under the newest mark and of their keys: as much as its changelog can have.
+    pub fn changed_bytes(&self) -> usize {
+        self.layers.back().map_or(0, |layer| layer.bytes.len() + layer.key_bytes)
+    }
+
     /// Writes a version under the newest mark; None removes the row. Creates the slot where there is none.
     pub fn write(&mut self, place: Place, key: &[u8], row: Option<&[u8]>) -> u32 {
         let index = place.slot.unwrap_or_else(|| self.create(place.hash, key));
@@ -275,6 +284,7 @@ impl Table {
             layer.bytes.extend_from_slice(bytes);
             return index;
         }
+        layer.key_bytes += key.len();
         let version = Version { mark: layer.mark, index: layer.dirty.len() as u32 };
         layer.dirty.push(Dirty {
             slot: index,
@@ -471,7 +481,7 @@ impl Table {
     }
 
     fn keep_arena(&mut self, mut arena: Vec<u8>) {
-        if self.spare.len() < SPARE_MAX {
+        if self.spare.len() < SPARE_MAX && arena.capacity() <= SPARE_BYTES_MAX {
             arena.clear();
             self.spare.push(arena);
         }

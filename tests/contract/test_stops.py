@@ -1,0 +1,103 @@
+"""Partitions that too many dead letters stop: alone, visibly, and until somebody lets them go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from streams._native import murmur2_partition
+from streams.app import App
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.transport.stopped import go_on
+from tests.contract.site import Site
+
+GARBAGE = b"\xff\xff\xff"
+ROW = 50
+"""Dead letters in a row that stop a partition, as the default is."""
+
+
+def device(partition: int, number: int = 0, partitions: int = 2) -> DeviceState:
+    """One whose key lies on the partition."""
+    names = (f"d-{number}-{attempt}" for attempt in range(100))
+    return DeviceState(device_id=next(n for n in names if murmur2_partition(n.encode(), partitions) == partition))
+
+
+def stopped(app: App) -> dict[tuple[str, int], int]:
+    """The stopped partitions of a worker and where they go on."""
+    return {(tp.topic, tp.partition): stop.offset for tp, stop in app.consumer.stops}
+
+
+def keys(states: Sequence[DeviceState]) -> dict[bytes, list[int]]:
+    """Each state once."""
+    return {state.device_id.encode(): [1] for state in states}
+
+
+async def test_too_many_dead_letters_stop_their_partition_alone(site: Site) -> None:
+    """Its letters are there to be looked at; other partitions and syncs go on; what lies behind waits, and is told."""
+    other = f"{site.source}.other"
+    await site.create(site.source, other, partitions=2)
+    app = site.app({"app.progress_timeout_ms": 1_000})
+    sync = app.sync(site.source, DeviceState)
+    app.sync(other, DeviceState)
+    async with site.running(app) as worker:
+        await site.write(site.source, *[GARBAGE] * (ROW + 10), key=b"k", partition=0)
+        await site.records(site.dead_letters, ROW, worker)
+        await site.until(lambda: stopped(app), worker)
+        await site.send([device(0), device(1)])
+        await site.send([device(0), device(1)], topic=other)
+        await site.records(f"{other}.patches", 2, worker)
+        await site.records(site.patches, 1, worker)
+        await asyncio.sleep(1.5)  # longer than a topic may stand still
+        assert not worker.done()
+        told = app.health.held_back()
+        metrics = {f"{tp.partition} {stop.code}" for tp, stop in app.consumer.stops}
+        letters = await site.read(site.dead_letters)
+        assert {(site.source, 0): len(letters)} == stopped(app)
+
+    assert ROW <= len(letters) <= ROW + 10
+    assert {"0 consecutive:undecodable"} == metrics
+    (words,) = told.values()
+    assert {f"stopped {site.source}/0"} == set(told)
+    assert "limits.dead_letter_consecutive" in words
+    assert site.dead_letters in words
+    assert "streams resume" in words
+    assert keys([device(1)]) == await site.revisions()
+    assert sync.counts["dead.undecodable"] == len(letters)
+
+
+async def test_a_ratio_of_one_and_no_row_stop_nothing(site: Site) -> None:
+    """Both rules can be left off: then letters are all that happens."""
+    await site.create(partitions=1)
+    await site.write(site.source, *[GARBAGE] * 300, key=b"k", partition=0)
+    app = site.app({
+        "limits.dead_letter_ratio": 1, "limits.dead_letter_window_records": 10, "limits.dead_letter_consecutive": 0,
+    })  # fmt: skip
+    app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.send([DeviceState(device_id="d-1")])
+        await site.records(site.patches, 1, worker)
+
+        assert {} == stopped(app)
+
+    assert 300 == len(await site.read(site.dead_letters))
+
+
+async def test_a_stopped_partition_goes_on_where_it_stopped(site: Site) -> None:
+    """Nothing between is lost or worked on twice, however much of it had been fetched before."""
+    await site.create(partitions=1)
+    app = site.app({"chunk.records_max": 10, "limits.dead_letter_consecutive": 30})
+    sync = app.sync(site.source, DeviceState)
+    states = [DeviceState(device_id=f"d-{number}") for number in range(200)]
+    async with site.running(app) as worker:
+        await site.write(site.source, *[GARBAGE] * 30, key=b"k", partition=0)
+        await site.send(states)
+        await site.until(lambda: stopped(app), worker)
+        await site.records(site.dead_letters, 30, worker)
+        held = await site.revisions()
+        assert await go_on(app.consumer, site.source, 0)
+        assert not await go_on(app.consumer, site.source, 0)
+        await site.records(site.patches, 200, worker)
+
+    assert {} == held
+    assert keys(states) == await site.revisions()
+    assert 230 == sync.counts["events"]
