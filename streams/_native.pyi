@@ -84,28 +84,45 @@ FieldRow = tuple[int, int, int, int, int, str, list[int] | None]
 class Schema:
     """A checked field table: all that diff, apply and the canonical form need to know of a message type."""
 
-    def __init__(self, messages: Sequence[tuple[str, list[FieldRow]]], ignore: Sequence[str] = ...) -> None:
-        """`messages[0]` is the root. ValueError: a table that contradicts itself, or an `ignore` without a field."""
+    def __init__(
+        self, messages: Sequence[tuple[str, list[FieldRow]]], ignore: Sequence[str] = ..., extensions: bool = ...
+    ) -> None:
+        """`messages[0]` is the root. ValueError: a table that contradicts itself, or an `ignore` without a field.
+
+        `extensions`: one of the messages may be extended, so that protobuf has to see what its unknown fields hold.
+        """
 
     def is_canonical(self, message: bytes) -> bool:
         """Whether these bytes are the message's canonical form."""
 
     def canonicalise(self, message: bytes) -> bytes | None:
-        """The canonical form where it is cheap (order of map entries); None: parse it with protobuf and ask again."""
+        """The canonical form where it is cheap (order of map entries, width of undeclared enum values); None: parse it
+        with protobuf and ask again.
+        """
 
     def diff(
         self, old: bytes, new: bytes
     ) -> tuple[Literal["none", "ignored", "delta", "snapshot"], list[str], bytes] | None:
         """Change, paths and partial message from canonical `old` to `new`; None: `new` is not canonical.
 
-        "snapshot" (unknown fields changed) comes without paths and data: the whole message is to be sent.
+        "snapshot" (unknown fields are part of the change) comes without paths and data: the whole message is to be
+        sent.
         """
 
-    def apply(self, state: bytes, paths: Sequence[str], data: bytes) -> bytes:
-        """Clears the paths in canonical `state` and merges `data`; canonical. ValueError: unknown path, damage."""
+    def apply(self, state: bytes, paths: Sequence[str], data: bytes, numbers: Sequence[Sequence[int]] = ...) -> bytes:
+        """Clears the paths in canonical `state` and merges `data`; canonical. ValueError: unknown path, damage.
 
-    def knows(self, paths: Sequence[str]) -> bool:
-        """Whether every path names a field of the type."""
+        `numbers` are the field numbers of each path: with them the names do not matter, and a field that the type
+        lacks is followed among the unknown ones.
+        """
+
+    def splice(self, state: bytes, paths: Sequence[str], data: bytes, numbers: Sequence[Sequence[int]]) -> bytes:
+        """The same by the wire format alone, for bytes of another descriptor that are not canonical here, and so is the
+        result not. Every field of `data` has to be named by a path, or to lead to one that is. ValueError as `apply`.
+        """
+
+    def knows(self, paths: Sequence[str], numbers: Sequence[Sequence[int]] = ...) -> bool:
+        """Whether every path can be followed: by its name, or by its field numbers."""
 
 class PatchFields(TypedDict):
     """What `decode_patch` finds; names and meaning are those of `streams.v1.Patch`."""
@@ -125,6 +142,8 @@ class PatchFields(TypedDict):
     sequence: int
     epoch: int
     schema: int
+    tracestate: str
+    numbers: list[list[int]]
 
 def encode_patch(
     *,
@@ -143,6 +162,8 @@ def encode_patch(
     sequence: int,
     epoch: int,
     schema: int,
+    tracestate: str = ...,
+    numbers: Sequence[Sequence[int]] = ...,
 ) -> bytes:
     """One serialised `streams.v1.Patch`. ValueError: a kind that is none of 1 to 3."""
 

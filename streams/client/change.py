@@ -29,8 +29,9 @@ class Kind(IntEnum):
 class Change(Generic[M]):
     """One applied patch: the entity as it is from here on, and what the patch said about its origin.
 
-    `message` is the whole entity after the change, None after a DELETE. `paths` are the fields that changed, exactly
-    ("*",) for a SNAPSHOT and empty for a DELETE. `event_time` is UTC, None where the event gave none; the event's
+    `message` is the whole entity after the change, None after a DELETE. `paths` are the fields that changed, as the
+    receiver's own message class names them and, where it lacks one, as their owner does; exactly ("*",) for a SNAPSHOT
+    and empty for a DELETE. `event_time` is UTC, None where the event gave none; the event's
     strings are empty where it gave none. `partition` and `offset` are the patch's own. Key and message stay out of the
     repr, and so out of logs.
     """
@@ -45,6 +46,7 @@ class Change(Generic[M]):
     event_source: str
     event_time: datetime | None
     traceparent: str
+    tracestate: str
     partition: int
     offset: int
 
@@ -63,7 +65,7 @@ class Counts:
     stale: int = 0
     """Not applied, because the key waits for a snapshot."""
     refused: int = 0
-    """Not applied: failed its digest, named a field that the message type lacks, or was damaged."""
+    """Not applied: failed its digest, changed a field that cannot be found here, or was damaged."""
     empty: int = 0
     """Records without a value: no patches; left by tools that write tombstones."""
     digest_failures: int = 0

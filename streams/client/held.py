@@ -14,13 +14,12 @@ from typing import Generic
 
 from google.protobuf.message import DecodeError
 
-from streams._native import xxh3_64
+from streams.client.applying import Applier, Refusal
 from streams.client.change import Change, Counts, Kind, M
 from streams.client.resync import Ask, Asks
 from streams.client.rows import Row, Rows
 from streams.errors import SchemaError
 from streams.kernel.rule import Held, Verdict, decide
-from streams.kernel.schema import MessageSchema
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
 
@@ -41,7 +40,7 @@ class HeldStates(Generic[M]):
         """`requester` is this receiver's name on its requests. `asks` None: gaps are counted and waited out."""
         self.counts = Counts()
         self._message_class = message_class
-        self._schema = MessageSchema(message_class)
+        self._applier = Applier(message_class)
         self._requester = requester.encode()
         self._asks = asks
         self.rows = Rows()
@@ -62,13 +61,13 @@ class HeldStates(Generic[M]):
         except DecodeError:
             self._damaged(key or b"", partition, offset)
             return None
-        if patch.type != self._schema.full_name and (patch.type or patch.kind != Patch.DELETE):
+        if patch.type != self._applier.type and (patch.type or patch.kind != Patch.DELETE):
             raise SchemaError(
                 f"partition {partition} offset {offset}: the patch is of {patch.type or 'no type'}, expected "
-                f"{self._schema.full_name}; give the receiver the topic's message class, or the topic of this class",
-                type=self._schema.full_name,
+                f"{self._applier.type}; give the receiver the topic's message class, or the topic of this class",
+                type=self._applier.type,
                 came=patch.type,
-                wanted=self._schema.full_name,
+                wanted=self._applier.type,
             )
         row = self.rows.get(partition, patch.key)
         verdict = decide(row.held if row is not None else None, patch)
@@ -135,7 +134,7 @@ class HeldStates(Generic[M]):
 
     def _recast(self, row: Row) -> Row:
         """A row in the canonical form of this descriptor; where there is none it waits for a snapshot."""
-        state = None if row.state is None else self._schema.canonicalise(row.state)
+        state = None if row.state is None else self._applier.schema.canonicalise(row.state)
         if row.state is not None and state is None:
             return replace(row, held=replace(row.held, intact=False))
         return replace(row, state=state)
@@ -152,15 +151,16 @@ class HeldStates(Generic[M]):
 
     def _apply(self, row: Row | None, patch: Patch, partition: int, offset: int) -> Change[M] | None:
         """Applies a patch that the rule lets through; refuses it when the result cannot be trusted."""
+        message = None
         try:
-            state = self._after(row, patch)
-            message = None if state is None else self._message_class.FromString(state)
-        except _Refused as refused:
-            reason = refused.reason
+            state = self._applier.after(row.state if row is not None else None, patch)
+            if isinstance(state, bytes):
+                message = self._message_class.FromString(state)
         except (ValueError, DecodeError):
-            reason = Resync.GAP
-        else:
+            state = Refusal(Resync.GAP)
+        if not isinstance(state, Refusal):
             return self._store(patch, state, message, partition, offset)
+        reason = state.reason
         self.counts.refused += 1
         if reason == Resync.DIGEST_MISMATCH:
             self.counts.digest_failures += 1
@@ -173,31 +173,6 @@ class HeldStates(Generic[M]):
         self._want(row, patch, partition, offset, reason)
         return None
 
-    def _after(self, row: Row | None, patch: Patch) -> bytes | None:
-        """The canonical state after the patch, proven by its digest where that can be done."""
-        own = patch.schema == self._schema.fingerprint
-        if patch.kind == Patch.DELETE:
-            return None
-        if patch.kind == Patch.SNAPSHOT:
-            # The digest is of these very bytes, whichever descriptor they were canonical for.
-            if patch.digest and xxh3_64(patch.data) != patch.digest:
-                raise _Refused(Resync.DIGEST_MISMATCH)
-            return patch.data if own and patch.digest else self._canonical(patch.data)
-        paths = list(patch.mask.paths)
-        if not self._schema.native.knows(paths):
-            raise _Refused(Resync.UNKNOWN_FIELD)
-        before = row.state if row is not None and row.state is not None else b""
-        state = self._schema.native.apply(before, paths, patch.data)
-        if own and patch.digest and xxh3_64(state) != patch.digest:
-            raise _Refused(Resync.DIGEST_MISMATCH)
-        return state
-
-    def _canonical(self, data: bytes) -> bytes:
-        canonical = self._schema.canonicalise(data)
-        if canonical is None:
-            raise _Refused(Resync.GAP)
-        return canonical
-
     def _store(self, patch: Patch, state: bytes | None, message: M | None, partition: int, offset: int) -> Change[M]:
         self.counts.applied += 1
         row = self.rows.put(partition, patch.key, Held(patch.epoch, patch.revision), state)
@@ -205,7 +180,7 @@ class HeldStates(Generic[M]):
         return Change(
             key=patch.key,
             message=message,
-            paths=tuple(patch.mask.paths),
+            paths=self._applier.paths(patch),
             kind=Kind(patch.kind),
             epoch=patch.epoch,
             revision=patch.revision,
@@ -213,6 +188,7 @@ class HeldStates(Generic[M]):
             event_source=patch.event_source,
             event_time=_event_time(patch),
             traceparent=patch.traceparent,
+            tracestate=patch.tracestate,
             partition=partition,
             offset=offset,
         )
@@ -248,13 +224,6 @@ class HeldStates(Generic[M]):
         """What is held of the key now may be what was asked for."""
         if self._asks and row is not None and row.held.intact:
             self._asks.answered(key, (row.held.epoch, row.held.revision))
-
-
-class _Refused(Exception):  # noqa: N818 - a verdict inside this module, never seen outside
-    """The patch cannot be applied; `reason` is the Resync.Reason to ask with."""
-
-    def __init__(self, reason: Resync.Reason) -> None:
-        self.reason = reason
 
 
 def _event_time(patch: Patch) -> datetime | None:

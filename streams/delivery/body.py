@@ -6,15 +6,17 @@ JSON is for receivers without Protobuf:
         "key": "ZGV2LTE=", "revision": "8", "base_revision": "7", "kind": "DELTA", "type": "acme.fleet.v1.DeviceState",
         "mask": ["rx_2", "geo.lat"], "data": {"rx_2": "12345678901", "geo": {"lat": 52.1}}, "epoch": "1763800000000",
         "digest": "1311768467463790320", "event_id": "a1", "event_source": "/ingest",
-        "event_time": "2026-11-22T10:00:00Z", "traceparent": "00-...", "sequence": "8", "schema": "81985529216486895"
+        "event_time": "2026-11-22T10:00:00Z", "traceparent": "00-...", "tracestate": "acme=1", "sequence": "8",
+        "schema": "81985529216486895", "numbers": [{"numbers": [11]}, {"numbers": [21, 1]}]
     }]}
 
 It is protobuf's own JSON of `Patch` with original field names (bytes in base64, 64-bit integers as strings, enums by
 name, times in RFC 3339) but for two fields. `mask` is an array of original field names, since FieldMask's JSON form
-refuses names like `rx_2`. `data` is an object with the fields of the partial message, values as in protobuf's JSON,
-messages field by field without exception: a patch may change the nanoseconds of a Timestamp alone, so a Timestamp in
-here is {"seconds": "1763800000", "nanos": 5}, and Any, Struct and the wrappers show their fields too. The fields up to
-`epoch` are always there (`data` in all but DELETE), the others where they are set.
+refuses names like `rx_2`; they are those of the worker's descriptor, as the names in `data` are. `data` is an object
+with the fields of the partial message, values as in protobuf's JSON, messages field by field without exception: a
+Timestamp in here is {"seconds": "1763800000", "nanos": 5}, and Any, Struct and the wrappers show their fields, since
+patches of earlier releases may change the nanoseconds alone. The fields up to `epoch` are always there (`data` in all
+but DELETE), the others where they are set.
 
 To apply: SNAPSHOT replaces by `data`, DELETE removes; for DELTA remove every field that `mask` names, then merge
 `data`: objects are merged, everything else is taken as it comes. A field that is missing has its default (0, "", false,
@@ -35,7 +37,7 @@ from google.protobuf.message import DecodeError, Message
 
 from streams.errors import InputError
 from streams.kernel.messages import descriptor_of
-from streams.kernel.patch import unknown_paths
+from streams.kernel.patch import own_paths, unknown_paths
 from streams.v1.patch_pb2 import Patch
 
 __all__ = ["JsonForm", "protobuf_body"]
@@ -91,21 +93,23 @@ class JsonForm:
     def _told(self, patch: bytes) -> dict[str, Any]:
         try:
             read = Patch.FromString(patch)
+            descriptor = descriptor_of(self._message)
             told: dict[str, Any] = {
                 "key": base64.b64encode(read.key).decode(),
                 "revision": str(read.revision),
                 "base_revision": str(read.base_revision),
                 "kind": Patch.Kind.Name(read.kind),
                 "type": read.type,
-                "mask": list(read.mask.paths),
+                "mask": own_paths(descriptor, read),
             }
             if read.kind != Patch.DELETE:
-                told["data"] = self._data(read)
+                told["data"] = self._data(read, told["mask"])
             told["epoch"] = str(read.epoch)
             told |= {name: str(getattr(read, name)) for name in ("digest", "sequence", "schema") if getattr(read, name)}
-            told |= {
-                name: getattr(read, name) for name in ("event_id", "event_source", "traceparent") if getattr(read, name)
-            }
+            text = ("event_id", "event_source", "traceparent", "tracestate")
+            told |= {name: getattr(read, name) for name in text if getattr(read, name)}
+            if read.numbers:
+                told["numbers"] = [{"numbers": list(path.numbers)} for path in read.numbers]
             if read.HasField("event_time"):
                 told["event_time"] = read.event_time.ToJsonString()
         except (DecodeError, ValueError) as error:
@@ -113,11 +117,11 @@ class JsonForm:
             raise InputError("target-json", f"the patch is damaged ({type(error).__name__})") from None
         return told
 
-    def _data(self, patch: Patch) -> dict[str, Any]:
+    def _data(self, patch: Patch, paths: list[str]) -> dict[str, Any]:
         descriptor = descriptor_of(self._message)
         if patch.type != descriptor.full_name:
             raise InputError("target-json", f"the patch is of {patch.type}, expected {descriptor.full_name}")
-        unknown = unknown_paths(descriptor, patch.mask.paths) if patch.kind == Patch.DELTA else []
+        unknown = unknown_paths(descriptor, paths) if patch.kind == Patch.DELTA else []
         if unknown:
             raise InputError(
                 "target-json",
@@ -141,7 +145,7 @@ class JsonForm:
         if entry is not None and entry.GetOptions().map_entry:
             one = self._way_of_one(entry.fields_by_name["value"])
             # Sorted, so that the same patches have the same bytes in every process.
-            return lambda values: {_map_key(key): one(values[key]) for key in sorted(values)}
+            return lambda values: {_map_key(key): one(values[key]) for key in _ascending(values)}
         one = self._way_of_one(field)
         return (lambda values: [one(value) for value in values]) if field.is_repeated else one
 
@@ -160,7 +164,18 @@ class JsonForm:
             return _double
         if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
             return _float
-        return lambda value: value
+        return _text if field.type == FieldDescriptor.TYPE_STRING else lambda value: value
+
+
+def _ascending(keys: Iterable[Any]) -> list[Any]:
+    return sorted(keys, key=lambda key: _text(key) if isinstance(key, bytes) else key)
+
+
+def _text(value: str | bytes) -> str:
+    """A string as JSON can hold it. Before proto3 a string may hold any bytes, and protobuf then gives these."""
+    if isinstance(value, bytes):
+        raise InputError("target-json", "a string field holds bytes that are no UTF-8, which JSON cannot tell")
+    return value
 
 
 def _map_key(key: object) -> str:

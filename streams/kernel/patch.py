@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from streams.errors import PatchError
@@ -19,6 +19,23 @@ M = TypeVar("M", bound=Message)
 def unknown_paths(descriptor: Descriptor, paths: Iterable[str]) -> list[str]:
     """Return those of `paths` that `descriptor` does not have, or that lead through a list, a map or a scalar."""
     return [path for path in paths if not _has(descriptor, path)]
+
+
+def field_numbers(descriptor: Descriptor, paths: Iterable[str]) -> list[list[int]]:
+    """Return the field numbers along each path, as `Patch.numbers` has them; every path must be a known one."""
+    return [[field.number for field in _fields(descriptor, path)] for path in paths]
+
+
+def own_paths(descriptor: Descriptor, patch: Patch) -> list[str]:
+    """Return the paths of a DELTA as `descriptor` names them, by their field numbers where the patch has these.
+
+    From the first field on that `descriptor` lacks, a path keeps the names that the patch's owner has.
+    """
+    if len(patch.numbers) != len(patch.mask.paths):
+        return list(patch.mask.paths)
+    return [
+        _own_name(descriptor, path, given.numbers) for path, given in zip(patch.mask.paths, patch.numbers, strict=True)
+    ]
 
 
 def apply_paths(message: Message, paths: Iterable[str], data: bytes) -> None:
@@ -71,10 +88,29 @@ def apply_patch(message: M, patch: Patch) -> M | None:
 
 
 def _has(descriptor: Descriptor, path: str) -> bool:
+    return len(_fields(descriptor, path)) == path.count(".") + 1
+
+
+def _fields(descriptor: Descriptor, path: str) -> list[FieldDescriptor]:
+    """The fields along a path, as far as `descriptor` has them and they are single messages."""
     at: Descriptor | None = descriptor
+    found: list[FieldDescriptor] = []
     for name in path.split("."):
         field = at.fields_by_name.get(name) if at is not None else None
         if field is None:
-            return False
+            break
+        found.append(field)
         at = None if field.is_repeated else field.message_type
-    return True
+    return found
+
+
+def _own_name(descriptor: Descriptor, path: str, numbers: Sequence[int]) -> str:
+    at: Descriptor | None = descriptor
+    names = path.split(".")
+    for level, number in enumerate(numbers[: len(names)]):
+        field = at.fields_by_number.get(number) if at is not None else None
+        if field is None:
+            break
+        names[level] = field.name
+        at = None if field.is_repeated else field.message_type
+    return ".".join(names)

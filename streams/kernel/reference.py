@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 
 from streams._native import xxh3_64
 from streams.kernel.messages import descriptor_of
-from streams.kernel.patch import apply_paths
+from streams.kernel.patch import apply_paths, field_numbers
 from streams.v1.patch_pb2 import Patch
 
 VARINT, FIXED64, LEN, START, END, FIXED32 = range(6)
@@ -54,6 +54,18 @@ class Difference:
     change: str
     paths: tuple[str, ...] = ()
     data: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path, and what changed there: the path itself, or what lies below it where no path leads on."""
+
+    path: str
+    inside: tuple[str, ...]
+
+    def below(self, parent: str) -> Change:
+        """The same as seen from the message that holds `parent`."""
+        return Change(f"{parent}.{self.path}", tuple(f"{parent}.{path}" for path in self.inside))
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -109,11 +121,12 @@ def diff(message_class: type[Message], old: bytes, new: bytes, ignore: Sequence[
     found = _diff(descriptor_of(message_class), old, new)
     if found is None:
         return Difference("snapshot")
-    paths, data = found
-    if not paths:
+    changes, data = found
+    if not changes:
         return Difference("none")
-    ignored = all(any(path == name or path.startswith(f"{name}.") for name in ignore) for path in paths)
-    return Difference("ignored" if ignored else "delta", tuple(paths), data)
+    inner = [path for change in changes for path in change.inside]
+    ignored = all(any(path == name or path.startswith(f"{name}.") for name in ignore) for path in inner)
+    return Difference("ignored" if ignored else "delta", tuple(change.path for change in changes), data)
 
 
 def apply(message_class: type[Message], state: bytes, paths: Sequence[str], data: bytes) -> bytes:
@@ -146,7 +159,7 @@ def delta(message_class: type[Message], old: bytes, new: bytes, **head: Any) -> 
     patch = Patch(
         kind=Patch.DELTA, type=descriptor_of(message_class).full_name, data=difference.data, digest=digest(new), **head
     )
-    _mask(patch, difference.paths)
+    _mask(patch, difference.paths, descriptor_of(message_class))
     return patch
 
 
@@ -163,7 +176,8 @@ def compose(message_class: type[Message], first: Patch, second: Patch) -> Patch:
     composed.data = apply(message_class, before, second.mask.paths, second.data)
     if first.kind == Patch.DELTA:
         composed.base_revision = first.base_revision
-        _mask(composed, _united(descriptor_of(message_class), [*first.mask.paths, *second.mask.paths]))
+        descriptor = descriptor_of(message_class)
+        _mask(composed, _united(descriptor, [*first.mask.paths, *second.mask.paths]), descriptor)
     else:
         composed.kind, composed.base_revision = Patch.SNAPSHOT, 0
         _mask(composed, ["*"])
@@ -196,11 +210,15 @@ def wrapped(field: FieldDescriptor, content: bytes) -> bytes:
     return varint(field.number << 3 | LEN) + varint(len(content)) + content
 
 
-def _mask(patch: Patch, paths: Sequence[str]) -> None:
-    """Give a patch its mask; none at all where there are no paths, as every encoder of patches does."""
+def _mask(patch: Patch, paths: Sequence[str], descriptor: Descriptor | None = None) -> None:
+    """Give a patch its mask, a DELTA's with numbers; none at all where there are no paths, as every encoder does."""
     patch.ClearField("mask")
+    patch.ClearField("numbers")
     if paths:
         patch.mask.paths.extend(paths)
+    if descriptor is not None:
+        for numbers in field_numbers(descriptor, paths):
+            patch.numbers.add(numbers=numbers)
 
 
 def _content(data: bytes, at: int, wire_type: int) -> tuple[int, int, int]:
@@ -256,7 +274,7 @@ def _ordered(descriptor: Descriptor, data: bytes) -> bytes:
     for record in records(data):
         field = descriptor.fields_by_number.get(record.number)
         if field is None or field.message_type is None or not is_known(field, record):
-            out.append(record.raw)
+            out.append(record.raw if field is None else _wide(field, record))
             continue
         nested = wrapped(field, _ordered(field.message_type, record.value))
         if not _is_map(field):
@@ -269,6 +287,19 @@ def _ordered(descriptor: Descriptor, data: bytes) -> bytes:
     for number, entries in maps.items():
         out[places[number]] = b"".join(entry for _, entry in sorted(entries))
     return b"".join(out)
+
+
+def _wide(field: FieldDescriptor, record: Record) -> bytes:
+    """A record as it is, but a value that a closed enum does not declare as a varint of 64 bits, like any other value.
+
+    Releases of upb differ in what they make of a negative one.
+    """
+    closed = field.enum_type is not None and field.enum_type.is_closed and record.wire_type == VARINT
+    if not closed or is_known(field, record):
+        return record.raw
+    tag = record.raw[: len(record.raw) - len(record.value)]
+    low = read_varint(record.value, 0)[0] & 0xFFFFFFFF
+    return tag + varint(low | 0xFFFFFFFF << 32 if low >> 31 else low)
 
 
 def _fields(descriptor: Descriptor, data: bytes) -> tuple[dict[int, bytes], dict[int, Record], bytes]:
@@ -285,28 +316,46 @@ def _fields(descriptor: Descriptor, data: bytes) -> tuple[dict[int, bytes], dict
     return known, last, unknown
 
 
-def _diff(descriptor: Descriptor, old: bytes, new: bytes) -> tuple[list[str], bytes] | None:
-    """The paths and the partial message that lead from `old` to `new`; None: unknown fields differ."""
+def _diff(descriptor: Descriptor, old: bytes, new: bytes) -> tuple[list[Change], bytes] | None:
+    """The paths and the partial message that lead from `old` to `new`; None: no path can say it."""
     before, before_last, before_unknown = _fields(descriptor, old)
     after, after_last, after_unknown = _fields(descriptor, new)
     if before_unknown != after_unknown:
         return None
-    paths: list[str] = []
+    beside = {record.number for record in records(before_unknown)}
+    changes: list[Change] = []
     data = b""
     for number in sorted({*before, *after}):
         if before.get(number) == after.get(number):
             continue
         field = descriptor.fields_by_number[number]
+        if beside & _together(field):
+            return None
         inner = None
         if field.message_type is not None and not field.is_repeated and number in before and number in after:
             inner = _diff(field.message_type, before_last[number].value, after_last[number].value)
         if inner is None:
-            paths.append(field.name)
+            changes.append(Change(field.name, (field.name,)))
             data += after.get(number, b"")
+        elif _type_in(field).startswith("google.protobuf."):
+            below = tuple(f"{field.name}.{path}" for change in inner[0] for path in change.inside)
+            changes.append(Change(field.name, below))
+            data += after[number]
         else:
-            paths += [f"{field.name}.{path}" for path in inner[0]]
+            changes += [change.below(field.name) for change in inner[0]]
             data += wrapped(field, inner[1])
-    return paths, data
+    return changes, data
+
+
+def _type_in(field: FieldDescriptor) -> str:
+    """The full name of the message type that a field holds; empty: none."""
+    return "" if field.message_type is None else field.message_type.full_name
+
+
+def _together(field: FieldDescriptor) -> set[int]:
+    """The numbers of the fields that cannot be changed without this one: its own, and those of its oneof."""
+    members = field.containing_oneof.fields if field.containing_oneof is not None else []
+    return {field.number, *(member.number for member in members)}
 
 
 def _united(descriptor: Descriptor, paths: Sequence[str]) -> list[str]:

@@ -98,6 +98,11 @@ def field_table(descriptor: Descriptor) -> FieldTable:
     return table
 
 
+def is_extendable(descriptor: Descriptor) -> bool:
+    """Whether `descriptor`, or a message type that it reaches, may have extensions."""
+    return any(message.is_extendable for message in _reachable(descriptor))
+
+
 def field_table_bytes(descriptor: Descriptor) -> bytes:
     """Encode the field table, with each field's declared type, as one deterministic byte string that can be stored."""
     declared = [[_declared(field) for field in _ascending(message)] for message in _reachable(descriptor)]
@@ -166,7 +171,7 @@ class MessageSchema:
         """As in `Patch.schema`."""
         self.through_upb = canonicaliser(message_class)
         try:
-            self.native = Schema(field_table(descriptor), ignore)
+            self.native = Schema(field_table(descriptor), ignore, is_extendable(descriptor))
         except ValueError as error:
             raise SchemaError(f"{self.full_name}: {error}", type=self.full_name) from error
 

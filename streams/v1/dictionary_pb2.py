@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstreams/v1/dictionary.proto\x12\nstreams.v1\"[\n\nDictionary\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x12\n\ncreated_ms\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstreams/v1/dictionary.proto\x12\nstreams.v1\"[\n\nDictionary\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x0e\n\x06sha256\x18\x04 \x01(\x0c\x12\x12\n\ncreated_ms\x18\x05 \x01(\x03\x42=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'streams.v1.dictionary_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\nstreams.v1P\001Z patchstream/streams/v1;streamsv1\252\002\nStreams.V1'
   _globals['_DICTIONARY']._serialized_start=43
   _globals['_DICTIONARY']._serialized_end=134
 # @@protoc_insertion_point(module_scope)

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from streams.v1 import circuit_pb2 as streams_dot_v1_dot_circuit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18streams/v1/outcome.proto\x12\nstreams.v1\x1a\x18streams/v1/circuit.proto\"\xca\x02\n\x08Outcomes\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08reporter\x18\x02 \x01(\t\x12\n\n\x02ok\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0c\n\x04slow\x18\x05 \x01(\x04\x12\x11\n\tthrottled\x18\x06 \x01(\x04\x12\x12\n\nlatency_us\x18\x07 \x01(\x04\x12\r\n\x05lease\x18\x08 \x01(\x04\x12\x11\n\tprobes_ok\x18\t \x01(\r\x12\x15\n\rprobes_failed\x18\n \x01(\r\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\ntransition\x18\x0c \x01(\x04\x12\x0c\n\x04over\x18\r \x01(\x08\x12\x11\n\texhausted\x18\x0e \x01(\x08\x12\x0f\n\x07waiting\x18\x0f \x01(\x08\x12*\n\x08set_mode\x18\x10 \x01(\x0e\x32\x18.streams.v1.Circuit.Mode\x12\x0c\n\x04gone\x18\x11 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18streams/v1/outcome.proto\x12\nstreams.v1\x1a\x18streams/v1/circuit.proto\"\xca\x02\n\x08Outcomes\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x10\n\x08reporter\x18\x02 \x01(\t\x12\n\n\x02ok\x18\x03 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x04\x12\x0c\n\x04slow\x18\x05 \x01(\x04\x12\x11\n\tthrottled\x18\x06 \x01(\x04\x12\x12\n\nlatency_us\x18\x07 \x01(\x04\x12\r\n\x05lease\x18\x08 \x01(\x04\x12\x11\n\tprobes_ok\x18\t \x01(\r\x12\x15\n\rprobes_failed\x18\n \x01(\r\x12\x12\n\ngeneration\x18\x0b \x01(\x04\x12\x12\n\ntransition\x18\x0c \x01(\x04\x12\x0c\n\x04over\x18\r \x01(\x08\x12\x11\n\texhausted\x18\x0e \x01(\x08\x12\x0f\n\x07waiting\x18\x0f \x01(\x08\x12*\n\x08set_mode\x18\x10 \x01(\x0e\x32\x18.streams.v1.Circuit.Mode\x12\x0c\n\x04gone\x18\x11 \x01(\x08\x42=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'streams.v1.outcome_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\nstreams.v1P\001Z patchstream/streams/v1;streamsv1\252\002\nStreams.V1'
   _globals['_OUTCOMES']._serialized_start=67
   _globals['_OUTCOMES']._serialized_end=397
 # @@protoc_insertion_point(module_scope)

@@ -26,17 +26,20 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16streams/v1/patch.proto\x12\nstreams.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x03\n\x05Patch\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x15\n\rbase_revision\x18\x03 \x01(\x04\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.streams.v1.Patch.Kind\x12\x0c\n\x04type\x18\x05 \x01(\t\x12(\n\x04mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x06\x12\x10\n\x08\x65vent_id\x18\t \x01(\t\x12\x14\n\x0c\x65vent_source\x18\n \x01(\t\x12.\n\nevent_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x10\n\x08sequence\x18\r \x01(\x04\x12\r\n\x05\x65poch\x18\x0e \x01(\x04\x12\x0e\n\x06schema\x18\x0f \x01(\x06\"A\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45LTA\x10\x01\x12\x0c\n\x08SNAPSHOT\x10\x02\x12\n\n\x06\x44\x45LETE\x10\x03\"0\n\nPatchBatch\x12\"\n\x07patches\x18\x01 \x03(\x0b\x32\x11.streams.v1.Patchb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16streams/v1/patch.proto\x12\nstreams.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n\x05Patch\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x15\n\rbase_revision\x18\x03 \x01(\x04\x12$\n\x04kind\x18\x04 \x01(\x0e\x32\x16.streams.v1.Patch.Kind\x12\x0c\n\x04type\x18\x05 \x01(\t\x12(\n\x04mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x06\x12\x10\n\x08\x65vent_id\x18\t \x01(\t\x12\x14\n\x0c\x65vent_source\x18\n \x01(\t\x12.\n\nevent_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\x12\x10\n\x08sequence\x18\r \x01(\x04\x12\r\n\x05\x65poch\x18\x0e \x01(\x04\x12\x0e\n\x06schema\x18\x0f \x01(\x06\x12\x12\n\ntracestate\x18\x10 \x01(\t\x12&\n\x07numbers\x18\x11 \x03(\x0b\x32\x15.streams.v1.FieldPath\"A\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x44\x45LTA\x10\x01\x12\x0c\n\x08SNAPSHOT\x10\x02\x12\n\n\x06\x44\x45LETE\x10\x03\"0\n\nPatchBatch\x12\"\n\x07patches\x18\x01 \x03(\x0b\x32\x11.streams.v1.Patch\"\x1c\n\tFieldPath\x12\x0f\n\x07numbers\x18\x01 \x03(\rB=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'streams.v1.patch_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\nstreams.v1P\001Z patchstream/streams/v1;streamsv1\252\002\nStreams.V1'
   _globals['_PATCH']._serialized_start=106
-  _globals['_PATCH']._serialized_end=516
-  _globals['_PATCH_KIND']._serialized_start=451
-  _globals['_PATCH_KIND']._serialized_end=516
-  _globals['_PATCHBATCH']._serialized_start=518
-  _globals['_PATCHBATCH']._serialized_end=566
+  _globals['_PATCH']._serialized_end=576
+  _globals['_PATCH_KIND']._serialized_start=511
+  _globals['_PATCH_KIND']._serialized_end=576
+  _globals['_PATCHBATCH']._serialized_start=578
+  _globals['_PATCHBATCH']._serialized_end=626
+  _globals['_FIELDPATH']._serialized_start=628
+  _globals['_FIELDPATH']._serialized_end=656
 # @@protoc_insertion_point(module_scope)

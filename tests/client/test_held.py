@@ -118,12 +118,13 @@ def test_every_change_tells_what_is_now(life: list[DeviceState | None]) -> None:
 def test_origin_of_a_change() -> None:
     """Event, time and trace are handed on; a time that no datetime holds is left out."""
     patch = history(b"a", [DeviceState(status="up")]).patches[0]
-    patch.event_id, patch.event_source, patch.traceparent = "e1", "/ingest", "00-trace"
+    patch.event_id, patch.event_source, patch.traceparent, patch.tracestate = "e1", "/ingest", "00-trace", "acme=1"
     patch.event_time.FromDatetime(datetime(2026, 5, 4, 3, 2, 1, 500_000, UTC))
     change = held().take(0, 0, patch.key, patch.SerializeToString())
 
     assert change is not None
     assert ("e1", "/ingest", "00-trace") == (change.event_id, change.event_source, change.traceparent)
+    assert "acme=1" == change.tracestate
     assert datetime(2026, 5, 4, 3, 2, 1, 500_000, UTC) == change.event_time
 
     patch.event_time.seconds = 2**62
@@ -179,6 +180,19 @@ def test_another_descriptors_digest_is_not_checked_after_a_delta(schema: int) ->
     assert (2, made.states[-1]) == (states.counts.applied, states.state(b"a"))
 
 
+def renamed_device() -> type[Message]:
+    """The device's message as another team has it: the same numbers, other names."""
+    file = descriptor_pb2.FileDescriptorProto()
+    DeviceState.DESCRIPTOR.file.CopyToProto(file)
+    names = {"status": "condition", "geo": "place", "lat": "latitude"}
+    for field in (field for message in file.message_type for field in message.field):
+        field.name = names.get(field.name, field.name)
+        field.ClearField("json_name")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("streams.demo.v1.DeviceState"))
+
+
 def newer_device() -> type[Message]:
     """The device's message as a newer release has it: with one field more."""
     file = descriptor_pb2.FileDescriptorProto()
@@ -190,12 +204,69 @@ def newer_device() -> type[Message]:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("streams.demo.v1.DeviceState"))
 
 
-def test_unknown_field_waits_for_a_snapshot_and_keeps_its_bytes() -> None:
-    """A delta of a field that the class lacks makes the key stale; the snapshot's field is kept and survives."""
+def test_a_field_that_the_class_lacks_is_found_by_its_number_and_kept() -> None:
+    """A delta of it applies, nothing is asked for, and a later class reads what was kept."""
+    newer = newer_device()
+    made = History(newer, b"a")
+    for color in ("", "red", "blue", ""):
+        made.add(newer(device_id="a", color=color))
+    asks = Asks()
+    states = held(asks)
+
+    changes = [take(states, patch) for patch in made.patches]
+
+    assert [("*",), ("color",), ("color",), ("color",)] == [change.paths for change in changes if change is not None]
+    assert (4, 0, 0) == (states.counts.applied, states.counts.refused, len(asks))
+    assert made.states[-1] == states.state(b"a")
+
+
+def test_a_renamed_field_is_found_by_its_number_and_told_under_its_own_name() -> None:
+    """A rename costs nothing: no snapshot is asked for, and a change says what this class calls the field."""
+    renamed = renamed_device()
+    made = History(renamed, b"a")
+    made.add(renamed(device_id="a", condition="up"))
+    down = renamed(device_id="a", condition="down")
+    down.place.latitude = 3
+    made.add(down)
+    down.place.latitude = 4
+    made.add(down)
+    asks = Asks()
+    states = held(asks)
+
+    changes = [take(states, patch) for patch in made.patches]
+
+    assert [["*"], ["condition", "place"], ["place.latitude"]] == [list(patch.mask.paths) for patch in made.patches]
+    assert [("*",), ("status", "geo"), ("geo.lat",)] == [change.paths for change in changes if change is not None]
+    assert (3, 0, 0) == (states.counts.applied, states.counts.refused, len(asks))
+    assert DeviceState(device_id="a", status="down", geo=Geo(lat=4)) == states.get(b"a")
+
+
+def test_numbers_that_do_not_fit_the_paths_are_damage() -> None:
+    """One number less than paths, or a path without numbers: the key waits for a snapshot, nothing is guessed."""
+    newer = newer_device()
+    for damage in ("less", "empty"):
+        made = History(newer, b"a")
+        made.add(newer(device_id="a"))
+        made.add(newer(device_id="a", color="red", status="up"))
+        asks = Asks()
+        states = held(asks)
+        take(states, made.patches[0])
+        if damage == "less":
+            del made.patches[1].numbers[1]
+        else:
+            made.patches[1].numbers[1].ClearField("numbers")
+
+        assert take(states, made.patches[1]) is None
+        assert (1, True) == (states.counts.refused, states.is_stale(b"a"))
+
+
+def test_a_field_without_a_number_waits_for_a_snapshot_and_keeps_its_bytes() -> None:
+    """Of an owner that writes no numbers: the delta makes the key stale, the snapshot's field is kept and survives."""
     newer = newer_device()
     made = History(newer, b"a")
     made.add(newer(device_id="a"))
     made.add(newer(device_id="a", color="red"))
+    made.patches[1].ClearField("numbers")
     asks = Asks()
     states = held(asks)
     take(states, made.patches[0])

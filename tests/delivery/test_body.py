@@ -17,6 +17,7 @@ from streams.delivery.body import JsonForm, protobuf_body
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.errors import InputError
 from streams.kernel import reference
+from streams.kernel.patch import field_numbers
 from streams.v1.patch_pb2 import Patch, PatchBatch
 from tests.laws.messages import TYPES, deterministic, histories, law, schema_of
 from tests.protos import message_class
@@ -56,9 +57,12 @@ def test_json_is_as_documented() -> None:
     patch = Patch(
         key=b"\xffdev", revision=8, base_revision=7, kind=Patch.DELTA, type=DEVICE, data=state.SerializeToString(),
         digest=2**64 - 1, event_id="a1", event_source="/s", event_time=Timestamp(seconds=1, nanos=5), sequence=8,
-        traceparent="00-1-2-01", epoch=9, schema=3,
+        traceparent="00-1-2-01", tracestate="acme=1", epoch=9, schema=3,
     )  # fmt: skip
     patch.mask.paths.extend(["rx_bytes", "geo.accuracy", "status"])
+    for numbers in field_numbers(DeviceState.DESCRIPTOR, patch.mask.paths):
+        patch.numbers.add(numbers=numbers)
+    assert [field.name for field in Patch.DESCRIPTOR.fields] == [field.name for field, _ in patch.ListFields()]
 
     assert {
         "key": base64.b64encode(b"\xffdev").decode(),
@@ -82,8 +86,48 @@ def test_json_is_as_documented() -> None:
         "event_id": "a1",
         "event_source": "/s",
         "traceparent": "00-1-2-01",
+        "tracestate": "acme=1",
+        "numbers": [{"numbers": [10]}, {"numbers": [21, 3]}, {"numbers": [8]}],
         "event_time": "1970-01-01T00:00:01.000000005Z",
     } == told(patch)
+
+
+def test_every_field_of_a_patch_has_a_place_in_json() -> None:
+    """A field that is added to the contract and forgotten here fails this test."""
+    patch = Patch(kind=Patch.DELTA, type=DEVICE)
+    for field in Patch.DESCRIPTOR.fields:
+        if field.name == "data":
+            patch.data = DeviceState(status="up").SerializeToString()
+        elif field.message_type is not None:
+            patch.mask.paths[:] = ["status"]
+            patch.event_time.seconds = 1
+            patch.numbers.add(numbers=[8])
+        elif field.name not in ("kind", "type"):
+            number = field.cpp_type in (field.CPPTYPE_INT32, field.CPPTYPE_UINT32, field.CPPTYPE_UINT64)
+            setattr(patch, field.name, 1 if number else b"1" if field.type == field.TYPE_BYTES else "1")
+    del patch.numbers[1:]
+
+    assert {field.name for field in Patch.DESCRIPTOR.fields} == set(told(patch))
+
+
+def test_json_names_fields_as_this_worker_does() -> None:
+    """A field that the patch's owner has renamed is found by its number: `mask` and `data` say the same name."""
+    patch = Patch(kind=Patch.DELTA, type=DEVICE, data=DeviceState(status="up").SerializeToString())
+    patch.mask.paths.append("condition")
+    patch.numbers.add(numbers=[8])
+
+    assert (["status"], {"status": "up"}) == (told(patch)["mask"], told(patch)["data"])
+
+
+@pytest.mark.parametrize("data", ["12 01 ff", "62 05 0a 01 ff 10 05"])
+def test_json_of_text_that_is_no_utf8_is_refused(data: str) -> None:
+    """Proto2 strings may hold any bytes, as values and as keys of maps: an InputError that shows none of them."""
+    message = message_class("zoo.two.Old")
+    patch = Patch(kind=Patch.SNAPSHOT, type="zoo.two.Old", data=bytes.fromhex(data))
+
+    with pytest.raises(InputError) as raised:
+        told(patch, message)
+    assert ("target-json", True) == (raised.value.reason, "no UTF-8" in str(raised.value))
 
 
 def test_json_leaves_out_what_is_not_set() -> None:

@@ -237,9 +237,12 @@ def undeclared_value(descriptor: Descriptor, random: Random) -> bytes:
     if field is None:
         return b""
     known = varint(min(number for number in field.enum_type.values_by_number if number > 0))
+    # a negative one as any serialiser writes it, cut to 32 bits, and with other high bits, which parsers ignore
+    low = -9 & 0xFFFFFFFF
+    value = varint(random.choice([99, 99, low | 0xFFFFFFFF << 32, low, low | 0xDEAD << 32]))
     if field.is_packed:
-        return record(field.number, LEN, b"\x63" + known + b"\x64")
-    return record(field.number, VARINT, b"\x63")
+        return record(field.number, LEN, value + known + b"\x64")
+    return record(field.number, VARINT, value)
 
 
 def bad_utf8(descriptor: Descriptor, random: Random) -> bytes:

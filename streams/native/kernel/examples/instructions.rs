@@ -113,7 +113,7 @@ fn apply(input: &[Records]) -> u64 {
     measured(|| {
         decoded.iter().filter(|patch| patch.head.base_revision > 0).fold(0, |sum, patch| {
             out.clear();
-            schema.apply(state, patch.mask, patch.data, &mut out).unwrap();
+            schema.apply(state, patch.mask, patch.numbers, patch.data, &mut out).unwrap();
             sum + out.len() as u64
         })
     })

@@ -2,9 +2,10 @@
 //!
 //! Known fields ascending, minimal varints, no explicit defaults where there is no presence, one record per single
 //! field, at most one member of a oneof, repeated fields packed as declared, map entries of exactly a key and a value,
-//! ascending by key; then the unknown fields as received. It is what upb's deterministic serialiser writes, but for the
-//! order of map entries: upb (protobuf 6.33) writes integers as descending unsigned ones, and a string after the longer
-//! ones that it begins. As in upb, a value outside a closed enum and a record of the wrong wire type are unknown fields.
+//! ascending by key; then the unknown fields as received, but undeclared values of closed enums as minimal varints of 64
+//! bits. It is what upb's deterministic serialiser writes, but for the order of map entries: upb (protobuf 6.33) writes
+//! integers as descending unsigned ones, and a string after the longer ones that it begins. As in upb, a value outside a
+//! closed enum and a record of the wrong wire type are unknown fields.
 
 use crate::schema::{Field, Kind, Message, Schema, IMPLICIT, REPEATED, SIGNED, UTF8};
 use crate::wire::{self, Malformed, Value, DEPTH_MAX};
@@ -108,7 +109,7 @@ fn unknown_run<'s>(message: &'s Message, bytes: &[u8], start: usize, depth: u32)
     while pos < bytes.len() {
         let tag = wire::read_tag(bytes, &mut pos)?;
         if let Some(field) = message.field(tag >> 3) {
-            if is_known(field, tag, bytes, pos)? {
+            if is_known(field, tag, bytes, pos)? || !is_wide(field, tag, bytes, pos)? {
                 return Err(NotCanonical);
             }
         }
@@ -127,11 +128,27 @@ pub(crate) fn is_known(field: &Field, tag: u32, bytes: &[u8], pos: usize) -> Che
         }
         // upb looks at the low 32 bits only
         let number = wire::read_varint(bytes, &mut { pos })? as i32;
-        return Ok(field.values.binary_search(&number).is_ok());
+        return Ok(field.declares(number));
     }
     // repeated numbers may come packed; repeated groups with a length are no message for upb
     let takes_length = field.kind.is_packable() || field.kind == Kind::Group;
     Ok(wire_type == wire::LEN && field.flags & REPEATED != 0 && takes_length)
+}
+
+/// Whether a value that a closed enum does not declare is written as one that it declares would be: as a minimal varint of
+/// 64 bits. Releases of upb differ in what they make of a negative one, and so must not be left to choose.
+fn is_wide(field: &Field, tag: u32, bytes: &[u8], pos: usize) -> Checked<bool> {
+    if field.kind != Kind::ClosedEnum || tag & 7 != wire::VARINT {
+        return Ok(true);
+    }
+    let mut end = pos;
+    let number = wire::read_varint(bytes, &mut end)?;
+    Ok(number == wide(number) && end - pos == wire::varint_len(number))
+}
+
+/// The value of an enum, of which parsers look at the low 32 bits only, in 64 bits.
+fn wide(number: u64) -> u64 {
+    number as i32 as i64 as u64
 }
 
 /// A value of a known field: its lengths, its end tag or its varint must be minimal.
@@ -226,12 +243,60 @@ impl Schema {
         self.check_message(self.root(), message, 0).is_ok()
     }
 
-    /// The canonical bytes where only the order of map entries is not canonical (or nothing at all);
-    /// None: ask upb, then call this once more on what it gives, because upb orders map entries otherwise.
+    /// The canonical bytes where only the order of map entries and the width of undeclared enum values are not canonical
+    /// (or nothing at all); None: ask upb, then call this once more on what it gives, because upb writes these otherwise.
     pub fn canonicalise(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let mut bytes = message.to_vec();
+        let mut bytes = Vec::with_capacity(message.len());
+        if self.has_closed_enums {
+            self.widen(self.root(), message, 0, &mut bytes).ok()?;
+        } else {
+            bytes.extend_from_slice(message);
+        }
         self.sort_maps(self.root(), &mut bytes, 0).ok()?;
         self.is_canonical(&bytes).then_some(bytes)
+    }
+
+    /// Appends the message with every undeclared value of a closed enum as [`is_wide`] wants it.
+    fn widen(&self, message: &Message, bytes: &[u8], depth: u32, out: &mut Vec<u8>) -> Checked {
+        if depth > DEPTH_MAX {
+            return Err(NotCanonical);
+        }
+        let mut pos = 0;
+        while pos < bytes.len() {
+            let start = pos;
+            let tag = wire::read_tag(bytes, &mut pos)?;
+            let value = wire::read_value(bytes, pos, tag, depth)?;
+            let field = message.field(tag >> 3).filter(|field| tag & 7 == field.kind.wire_type());
+            match field.map(|field| (field.kind, self.message(field.child))) {
+                Some((Kind::ClosedEnum, _)) => {
+                    out.extend_from_slice(&bytes[start..pos]);
+                    let number = wire::read_varint(bytes, &mut pos)?;
+                    let is_declared = field.is_some_and(|field| field.declares(number as i32));
+                    match is_declared {
+                        true => out.extend_from_slice(&bytes[value.start..value.end]),
+                        false => wire::put_varint(out, wide(number)),
+                    }
+                }
+                Some((Kind::Message, child)) => {
+                    let mut inner = Vec::with_capacity(value.end - value.start);
+                    self.widen(child, &bytes[value.start..value.end], depth + 1, &mut inner)?;
+                    let as_it_was = inner.len() == value.end - value.start;
+                    out.extend_from_slice(&bytes[start..if as_it_was { value.start } else { pos }]);
+                    if !as_it_was {
+                        wire::put_varint(out, inner.len() as u64);
+                    }
+                    out.extend_from_slice(&inner);
+                }
+                Some((Kind::Group, child)) => {
+                    out.extend_from_slice(&bytes[start..value.start]);
+                    self.widen(child, &bytes[value.start..value.end], depth + 1, out)?;
+                    out.extend_from_slice(&bytes[value.end..value.next]);
+                }
+                _ => out.extend_from_slice(&bytes[start..value.next]),
+            }
+            pos = value.next;
+        }
+        Ok(())
     }
 
     /// Checks a message that is nested `depth` deep.
@@ -240,14 +305,11 @@ impl Schema {
             return Err(NotCanonical);
         }
         let (mut pos, mut last) = (0, 0);
-        let mut chosen: Vec<i32> = Vec::new();
+        let mut chosen = Chosen::default();
         while let Some(run) = next_run(message, bytes, pos, last, depth)? {
             if let Some(field) = run.field {
                 if field.oneof >= 0 {
-                    if chosen.contains(&field.oneof) {
-                        return Err(NotCanonical);
-                    }
-                    chosen.push(field.oneof);
+                    chosen.add(message, field)?;
                 }
                 self.check_run(field, bytes, &run, depth)?;
             }
@@ -336,6 +398,30 @@ impl Schema {
     }
 }
 
+/// The member of each oneof of one message that was seen so far.
+#[derive(Default)]
+pub(crate) struct Chosen {
+    /// Number of the member by index of the oneof; 0: none yet. Empty before the first one.
+    members: Vec<u32>,
+}
+
+impl Chosen {
+    /// Takes in a member; refuses a second one of its oneof.
+    pub fn add(&mut self, message: &Message, member: &Field) -> Checked {
+        self.members.resize(message.oneofs, 0);
+        match std::mem::replace(&mut self.members[member.oneof as usize], member.number) {
+            0 => Ok(()),
+            _ => Err(NotCanonical),
+        }
+    }
+
+    /// Whether another member of the field's oneof was seen.
+    pub fn displaces(&self, field: &Field) -> bool {
+        let member = usize::try_from(field.oneof).ok().and_then(|oneof| self.members.get(oneof));
+        member.is_some_and(|number| *number != 0 && *number != field.number)
+    }
+}
+
 /// Brings the entries of one map, which are all of `run`, into order.
 fn sort_entries(field: &Field, parts: &[Field], run: &mut [u8], depth: u32) -> Checked {
     let unsorted = run.to_vec();
@@ -399,7 +485,7 @@ fn read_number(field: &Field, bytes: &[u8], pos: &mut usize) -> Checked<u64> {
         Kind::Int32 => i32::try_from(number as i64).is_ok(),
         Kind::Uint32 => number <= u32::MAX as u64,
         Kind::Bool => number <= 1,
-        Kind::ClosedEnum => i32::try_from(number as i64).is_ok_and(|value| field.values.binary_search(&value).is_ok()),
+        Kind::ClosedEnum => i32::try_from(number as i64).is_ok_and(|value| field.declares(value)),
         _ => true,
     };
     if in_range {
@@ -411,6 +497,31 @@ fn read_number(field: &Field, bytes: &[u8], pos: &mut usize) -> Checked<u64> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn undeclared_enum_values_have_64_bits() {
+        let schema = zoo::schema();
+        let record =
+            |number: u32, value: &[u8]| [int(number, 0)[..int(number, 0).len() - 1].to_vec(), value.to_vec()].concat();
+        let narrow = b"\xf7\xff\xff\xff\x0f";
+        for number in [10, 15] {
+            for value in [&narrow[..], b"\xf7\xff\xff\xff\xff\x00", b"\xf7\xff\xff\xff\x8f\x01"] {
+                for wrap in [
+                    |inner: Vec<u8>| inner,
+                    |inner| len(40, inner),
+                    |inner| len(19, [int(1, 5), len(2, []), inner].concat()),
+                ] {
+                    let (given, wanted) = (wrap(record(number, value)), wrap(int(number, -9)));
+                    assert!(!schema.is_canonical(&given));
+                    if schema.is_canonical(&wanted) {
+                        assert_eq!(schema.canonicalise(&given), Some(wanted), "{given:02x?}");
+                    }
+                }
+            }
+            assert!(schema.is_canonical(&int(number, 99)));
+        }
+        assert!(schema.is_canonical(&record(900, narrow)), "a number that nobody knows is as it is");
+    }
+
     use crate::zoo::{self, fixed64, group, int, len, Rng};
 
     fn canonical(records: &[Vec<u8>]) -> bool {

@@ -54,22 +54,23 @@ impl Schema {
         check_order(&first.head, &second.head)?;
         let composed = |kind, base_revision| PatchHead { kind, base_revision, ..second.head };
         match (first.head.kind, second.head.kind) {
-            (_, Kind::Snapshot) => patch::encode(&composed(Kind::Snapshot, 0), &[], second.data, out),
+            (_, Kind::Snapshot) => patch::encode(&composed(Kind::Snapshot, 0), &[], &[], second.data, out),
             (_, Kind::Delete) => {
-                patch::encode(&composed(Kind::Delete, first.head.base_revision), &[], &[], out);
+                patch::encode(&composed(Kind::Delete, first.head.base_revision), &[], &[], &[], out);
             }
             (Kind::Delta, _) => {
+                let (before, after) = ((first.mask, first.numbers), (second.mask, second.numbers));
                 let mut data = Vec::new();
-                self.apply_paths(first.data, &Paths::resolve(self, &[second.mask])?, second.data, &mut data)?;
-                let mut mask = Vec::new();
-                Paths::resolve(self, &[first.mask, second.mask])?.encode(self, &mut mask);
-                patch::encode(&composed(Kind::Delta, first.head.base_revision), &mask, &data, out);
+                self.apply_paths(first.data, &Paths::resolve(self, &[after])?, second.data, &mut data)?;
+                let (mut mask, mut numbers) = (Vec::new(), Vec::new());
+                Paths::resolve(self, &[before, after])?.encode(&mut mask, &mut numbers);
+                patch::encode(&composed(Kind::Delta, first.head.base_revision), &mask, &numbers, &data, out);
             }
             (before, _) => {
                 let state = if before == Kind::Snapshot { first.data } else { &[] };
                 let mut data = Vec::new();
-                self.apply(state, second.mask, second.data, &mut data)?;
-                patch::encode(&composed(Kind::Snapshot, 0), &[], &data, out);
+                self.apply(state, second.mask, second.numbers, second.data, &mut data)?;
+                patch::encode(&composed(Kind::Snapshot, 0), &[], &[], &data, out);
             }
         }
         Ok(())
@@ -122,8 +123,8 @@ mod tests {
     /// What two deltas, given by paths and data, become.
     fn deltas(first: (&[&str], Vec<u8>), second: (&[&str], Vec<u8>)) -> (String, Vec<u8>) {
         let (first_mask, second_mask) = (mask(first.0), mask(second.0));
-        let first = Patch { head: head(Kind::Delta, 1, 2), mask: &first_mask, data: &first.1 };
-        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &second_mask, data: &second.1 };
+        let first = Patch { head: head(Kind::Delta, 1, 2), mask: &first_mask, numbers: &[], data: &first.1 };
+        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &second_mask, numbers: &[], data: &second.1 };
         let (kind, base, paths, data) = compose(&first, &second).expect("they follow each other");
         assert_eq!((kind, base), (Kind::Delta, 1));
         (paths, data)
@@ -162,8 +163,8 @@ mod tests {
     fn an_absolute_patch_replaces_what_was_before_it() {
         let paths = mask(&["count"]);
         let (one, two) = (int(1, 1), int(1, 2));
-        let delta = Patch { head: head(Kind::Delta, 1, 2), mask: &paths, data: &one };
-        let snapshot = Patch { head: head(Kind::Snapshot, 0, 3), mask: patch::SNAPSHOT_MASK, data: &two };
+        let delta = Patch { head: head(Kind::Delta, 1, 2), mask: &paths, numbers: &[], data: &one };
+        let snapshot = Patch { head: head(Kind::Snapshot, 0, 3), mask: patch::SNAPSHOT_MASK, numbers: &[], data: &two };
         let delete = Patch { head: head(Kind::Delete, 2, 3), ..Patch::default() };
         assert_eq!(compose(&delta, &snapshot), Ok((Kind::Snapshot, 0, "*".into(), two.clone())));
         assert_eq!(compose(&delete, &snapshot), Ok((Kind::Snapshot, 0, "*".into(), two.clone())));
@@ -175,8 +176,9 @@ mod tests {
     fn a_delta_on_a_snapshot_gives_the_snapshot_after_it() {
         let paths = mask(&["count"]);
         let (state, one) = ([int(1, 5), len(2, "a")].concat(), int(1, 1));
-        let snapshot = Patch { head: head(Kind::Snapshot, 0, 2), mask: patch::SNAPSHOT_MASK, data: &state };
-        let delta = Patch { head: head(Kind::Delta, 2, 3), mask: &paths, data: &one };
+        let snapshot =
+            Patch { head: head(Kind::Snapshot, 0, 2), mask: patch::SNAPSHOT_MASK, numbers: &[], data: &state };
+        let delta = Patch { head: head(Kind::Delta, 2, 3), mask: &paths, numbers: &[], data: &one };
         assert_eq!(compose(&snapshot, &delta), Ok((Kind::Snapshot, 0, "*".into(), [int(1, 1), len(2, "a")].concat())));
         let delete = Patch { head: head(Kind::Delete, 1, 2), ..Patch::default() };
         assert_eq!(compose(&delete, &delta), Ok((Kind::Snapshot, 0, "*".into(), one.clone())));
@@ -199,10 +201,32 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_united_with_their_names_whatever_this_schema_calls_them() {
+        let (first_mask, second_mask) = (mask(&["count", "brand_new"]), mask(&["inner.newer", "renamed"]));
+        let numbers = |paths: &[&[u32]]| {
+            let mut records = Vec::new();
+            paths.iter().for_each(|path| patch::put_path(&mut records, path));
+            records
+        };
+        let (first_numbers, second_numbers) = (numbers(&[&[1], &[700]]), numbers(&[&[40, 800], &[1]]));
+        let (one, two) = ([int(1, 1), int(700, 5)].concat(), [int(1, 2), len(40, int(800, 6))].concat());
+        let first = Patch { head: head(Kind::Delta, 1, 2), mask: &first_mask, numbers: &first_numbers, data: &one };
+        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &second_mask, numbers: &second_numbers, data: &two };
+        let mut out = Vec::new();
+        zoo::schema().compose(&first, &second, &mut out).expect("they follow each other");
+        let composed = patch::decode(&out).expect("a patch");
+        let paths: Vec<&str> = mask_paths(composed.mask).flatten().collect();
+        assert_eq!(paths, ["renamed", "inner.newer", "brand_new"]);
+        let found: Vec<Vec<u32>> = patch::field_paths(composed.numbers).flatten().collect();
+        assert_eq!(found, [vec![1], vec![40, 800], vec![700]]);
+        assert_eq!(composed.data, [int(1, 2), len(40, int(800, 6)), int(700, 5)].concat());
+    }
+
+    #[test]
     fn a_path_that_the_schema_lacks_is_refused() {
         let paths = mask(&["nothing"]);
         let first = Patch { head: head(Kind::Delta, 1, 2), ..Patch::default() };
-        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &paths, data: &[] };
+        let second = Patch { head: head(Kind::Delta, 2, 3), mask: &paths, numbers: &[], data: &[] };
         let expected = ComposeError::Apply(ApplyError::UnknownPath("nothing".into()));
         assert_eq!(compose(&first, &second), Err(expected));
     }

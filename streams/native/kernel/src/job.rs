@@ -273,6 +273,15 @@ impl Job {
         }
     }
 
+    /// Whether protobuf refuses what stands in a message's extensions: to the schema they are unknown fields, which may
+    /// hold anything, but a receiver whose runtime knows them could not read it. `held` was accepted before.
+    pub(crate) fn is_refused(&self, held: Option<&[u8]>, message: &[u8]) -> Result<bool, String> {
+        if !self.schema.has_extensions || !self.schema.has_other_unknown(held, message) {
+            return Ok(false);
+        }
+        Ok(self.canonicaliser.canonicalise(message)?.is_none())
+    }
+
     /// Why upb rejected a message.
     pub(crate) fn rejection(&self, message: &[u8]) -> Refusal {
         let name = &self.recognition.type_name;

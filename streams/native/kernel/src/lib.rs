@@ -13,6 +13,7 @@ pub mod row;
 pub mod schema;
 pub mod sync;
 pub mod table;
+pub mod unknown;
 pub mod wire;
 
 /// Sample messages of the unit tests, shared with the randomised test.

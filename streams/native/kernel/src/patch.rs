@@ -1,5 +1,6 @@
 //! The bytes of `streams.v1.Patch`.
 
+use crate::schema::NUMBER_MAX;
 use crate::wire::{self, Malformed};
 
 /// What a patch does to the state of its key.
@@ -32,7 +33,7 @@ impl Kind {
 /// The mask of every SNAPSHOT, as the body of a FieldMask: the one path `*`.
 pub const SNAPSHOT_MASK: &[u8] = b"\x0a\x01*";
 
-/// All of a patch but its mask and data. Meanings are in `proto/streams/v1/patch.proto`.
+/// All of a patch but its mask, numbers and data. Meanings are in `proto/streams/v1/patch.proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PatchHead<'a> {
     pub key: &'a [u8],
@@ -50,6 +51,7 @@ pub struct PatchHead<'a> {
     pub sequence: u64,
     pub epoch: u64,
     pub schema: u64,
+    pub tracestate: &'a str,
 }
 
 /// A decoded patch; borrows from its bytes.
@@ -58,6 +60,8 @@ pub struct Patch<'a> {
     pub head: PatchHead<'a>,
     /// The body of the FieldMask.
     pub mask: &'a [u8],
+    /// From the first record of `numbers` to the end of the last one; read it with [`field_paths`].
+    pub numbers: &'a [u8],
     pub data: &'a [u8],
 }
 
@@ -89,19 +93,73 @@ impl std::fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
+/// The tag of `Patch.numbers`, as it is on the wire.
+const NUMBERS_TAG: [u8; 2] = [0x8a, 0x01];
+/// The tag of `FieldPath.numbers`, which are packed.
+const PATH_TAG: u8 = 0x0a;
+
+/// Appends one record of `Patch.numbers`: the path along `above`, which are varints already, to the field `number`.
+#[inline]
+pub(crate) fn put_field_path(out: &mut Vec<u8>, above: &[u8], number: u32) {
+    let length = above.len() + wire::varint_len(number as u64);
+    out.extend_from_slice(&NUMBERS_TAG);
+    wire::put_varint(out, (1 + wire::varint_len(length as u64) + length) as u64);
+    out.push(PATH_TAG);
+    wire::put_varint(out, length as u64);
+    out.extend_from_slice(above);
+    wire::put_varint(out, number as u64);
+}
+
+/// Appends one record of `Patch.numbers`, of a path that may be none.
+pub fn put_path(out: &mut Vec<u8>, path: &[u32]) {
+    let Some((last, parents)) = path.split_last() else { return wire::put_len(out, 17, &[]) };
+    let mut above = Vec::new();
+    parents.iter().for_each(|number| wire::put_varint(&mut above, u64::from(*number)));
+    put_field_path(out, &above, *last);
+}
+
+/// The paths in [`Patch::numbers`], as field numbers; None for damage.
+pub fn field_paths(numbers: &[u8]) -> impl Iterator<Item = Option<Vec<u32>>> + '_ {
+    wire::records(numbers).filter_map(|record| match record {
+        Ok(record) if (record.number, record.wire_type) == (17, wire::LEN) => Some(field_path(record.value)),
+        Ok(_) => None,
+        Err(_) => Some(None),
+    })
+}
+
+/// The numbers of one `FieldPath`, packed or not; None: it names no field, or numbers that no field has.
+fn field_path(path: &[u8]) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for record in wire::records(path) {
+        let record = record.ok()?;
+        match (record.number, record.wire_type) {
+            (1, wire::VARINT) => numbers.push(record.varint()),
+            (1, wire::LEN) => {
+                let mut pos = 0;
+                while pos < record.value.len() {
+                    numbers.push(wire::read_varint(record.value, &mut pos).ok()?);
+                }
+            }
+            _ => {}
+        }
+    }
+    let is_path = !numbers.is_empty() && numbers.iter().all(|number| (1..=u64::from(NUMBER_MAX)).contains(number));
+    is_path.then(|| numbers.into_iter().map(|number| number as u32).collect())
+}
+
 impl From<Malformed> for DecodeError {
     fn from(_: Malformed) -> DecodeError {
         DecodeError::Malformed
     }
 }
 
-/// Appends the patch to `out`, canonically. The mask of a SNAPSHOT is always `*` and that of a DELETE empty, whatever
-/// `mask` (the body of a FieldMask) says.
-pub fn encode(head: &PatchHead<'_>, mask: &[u8], data: &[u8], out: &mut Vec<u8>) {
-    let mask = match head.kind {
-        Kind::Snapshot => SNAPSHOT_MASK,
-        Kind::Delete => &[],
-        _ => mask,
+/// Appends the patch to `out`, canonically. The mask of a SNAPSHOT is always `*` and that of a DELETE empty, and neither
+/// has numbers, whatever `mask` (the body of a FieldMask) and `numbers` (records of that field) say.
+pub fn encode(head: &PatchHead<'_>, mask: &[u8], numbers: &[u8], data: &[u8], out: &mut Vec<u8>) {
+    let (mask, numbers) = match head.kind {
+        Kind::Snapshot => (SNAPSHOT_MASK, &[][..]),
+        Kind::Delete => (&[][..], &[][..]),
+        _ => (mask, numbers),
     };
     wire::put_bytes(out, 1, head.key);
     wire::put_uint(out, 2, head.revision);
@@ -123,6 +181,8 @@ pub fn encode(head: &PatchHead<'_>, mask: &[u8], data: &[u8], out: &mut Vec<u8>)
     wire::put_uint(out, 13, head.sequence);
     wire::put_uint(out, 14, head.epoch);
     wire::put_fixed64(out, 15, head.schema);
+    wire::put_bytes(out, 16, head.tracestate.as_bytes());
+    out.extend_from_slice(numbers);
 }
 
 /// Reads a patch. Unknown fields are skipped, of a scalar that comes twice the last one wins.
@@ -130,7 +190,11 @@ pub fn decode(bytes: &[u8]) -> Result<Patch<'_>, DecodeError> {
     let mut patch = Patch::default();
     let head = &mut patch.head;
     let (mut mask, mut time) = (None, None);
-    for record in wire::records(bytes) {
+    let mut numbers = 0..0;
+    let mut records = wire::records(bytes);
+    loop {
+        let start = records.pos();
+        let Some(record) = records.next() else { break };
         let record = record?;
         match (record.number, record.wire_type) {
             (1, wire::LEN) => head.key = record.value,
@@ -151,11 +215,16 @@ pub fn decode(bytes: &[u8]) -> Result<Patch<'_>, DecodeError> {
             (13, wire::VARINT) => head.sequence = record.varint(),
             (14, wire::VARINT) => head.epoch = record.varint(),
             (15, wire::FIXED64) => head.schema = record.fixed64(),
+            (16, wire::LEN) => head.tracestate = text(record.value, "tracestate")?,
+            (17, wire::LEN) => {
+                numbers = if numbers.is_empty() { start..records.pos() } else { numbers.start..records.pos() };
+            }
             _ => {}
         }
     }
     head.event_time = time.map(decode_time).transpose()?;
     patch.mask = mask.unwrap_or_default();
+    patch.numbers = &bytes[numbers];
     Ok(patch)
 }
 
@@ -203,19 +272,29 @@ mod tests {
             sequence: 300,
             epoch: 1_700_000_000_000,
             schema: u64::MAX,
+            tracestate: "acme=1",
         }
     }
 
     fn encoded(head: &PatchHead<'_>, mask: &[u8], data: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(head, mask, data, &mut out);
+        encode(head, mask, &[], data, &mut out);
+        out
+    }
+
+    /// Records of `Patch.numbers`.
+    fn numbers(paths: &[&[u32]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for path in paths {
+            put_path(&mut out, path);
+        }
         out
     }
 
     #[test]
     fn a_patch_comes_back_as_it_was() {
         let bytes = encoded(&full(), b"\x0a\x01a", b"\x08\x01");
-        assert_eq!(decode(&bytes), Ok(Patch { head: full(), mask: b"\x0a\x01a", data: b"\x08\x01" }));
+        assert_eq!(decode(&bytes), Ok(Patch { head: full(), mask: b"\x0a\x01a", numbers: &[], data: b"\x08\x01" }));
         for event_time in [None, Some((0, 0)), Some((-1, 999_999_999)), Some((i64::MIN, -1))] {
             let head = PatchHead { event_time, ..full() };
             assert_eq!(decode(&encoded(&head, b"", b"")).map(|patch| patch.head), Ok(head));
@@ -225,9 +304,46 @@ mod tests {
     #[test]
     fn fields_ascend_and_defaults_are_left_out() {
         assert!(encoded(&PatchHead::default(), b"", b"").is_empty());
-        let bytes = encoded(&full(), b"\x0a\x01a", b"\x08\x01");
-        let numbers: Vec<u32> = wire::records(&bytes).map(|record| record.expect("sound").number).collect();
-        assert_eq!(numbers, (1..=15).collect::<Vec<u32>>());
+        let mut bytes = Vec::new();
+        encode(&full(), b"\x0a\x01a", &numbers(&[&[1]]), b"\x08\x01", &mut bytes);
+        let found: Vec<u32> = wire::records(&bytes).map(|record| record.expect("sound").number).collect();
+        assert_eq!(found, (1..=17).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn the_numbers_of_paths_come_back_as_they_were() {
+        let deep: Vec<u32> = (1..=100).map(|level| level * 5_000_000).collect();
+        let paths: [&[u32]; 4] = [&[1], &[11, 2], &[NUMBER_MAX], &deep];
+        let mut bytes = Vec::new();
+        encode(&full(), b"\x0a\x01a", &numbers(&paths), b"", &mut bytes);
+        let found: Vec<Vec<u32>> = decode(&bytes).map(|patch| field_paths(patch.numbers).flatten().collect()).unwrap();
+        assert_eq!(found, paths);
+    }
+
+    #[test]
+    fn numbers_may_come_unpacked_and_between_other_fields() {
+        let bytes = [len(17, [int(1, 3), int(1, 4)].concat()), int(13, 5), len(17, len(1, [7, 8])), int(2, 9)].concat();
+        let patch = decode(&bytes).expect("a patch");
+        assert_eq!((patch.head.sequence, patch.head.revision), (5, 9));
+        assert_eq!(field_paths(patch.numbers).collect::<Vec<_>>(), [Some(vec![3, 4]), Some(vec![7, 8])]);
+    }
+
+    #[test]
+    fn numbers_that_name_no_field_are_damage() {
+        for path in
+            [&b""[..], b"\x0a\x00", b"\x0a\x01\x00", b"\x0a\x01\x80", b"\x08\x00", b"\x0a\x05\x80\x80\x80\x80\x02"]
+        {
+            assert_eq!(field_paths(&len(17, path)).collect::<Vec<_>>(), [None], "{path:02x?}");
+        }
+    }
+
+    #[test]
+    fn neither_a_snapshot_nor_a_delete_has_numbers() {
+        for kind in [Kind::Snapshot, Kind::Delete] {
+            let mut bytes = Vec::new();
+            encode(&PatchHead { kind, ..full() }, b"\x0a\x01a", &numbers(&[&[1]]), b"", &mut bytes);
+            assert_eq!(decode(&bytes).map(|patch| patch.numbers), Ok(&b""[..]));
+        }
     }
 
     #[test]
@@ -240,7 +356,7 @@ mod tests {
 
     #[test]
     fn later_fields_are_skipped_and_later_kinds_refused() {
-        let bytes = [encoded(&full(), b"", b""), int(16, 5), len(1, "other")].concat();
+        let bytes = [encoded(&full(), b"", b""), int(18, 5), len(1, "other")].concat();
         assert_eq!(decode(&bytes).map(|patch| patch.head), Ok(PatchHead { key: b"other", ..full() }));
         assert_eq!(decode(&int(4, 4)), Err(DecodeError::UnknownKind(4)));
     }

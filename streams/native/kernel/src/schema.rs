@@ -1,7 +1,9 @@
 //! Field tables: what the kernel knows of a message type and of everything that it reaches.
 
+use std::collections::HashMap;
 use std::fmt;
 
+use crate::patch;
 use crate::wire;
 
 /// How the values of a field lie on the wire. The numbers are those of the Python face.
@@ -74,10 +76,12 @@ pub const UTF8: u8 = 16;
 pub const SIGNED: u8 = 32;
 
 /// The highest field number that Protobuf knows.
-const NUMBER_MAX: u32 = (1 << 29) - 1;
+pub(crate) const NUMBER_MAX: u32 = (1 << 29) - 1;
 /// Numbers below it are found by index, the rest by binary search: real messages stay far below it.
 const DENSE_MAX: u32 = 256;
 const ABSENT: u16 = u16::MAX;
+/// No path leads into these messages: languages map them to types of their own, and hand out copies of what is in them.
+const CLOSED_PACKAGE: &str = "google.protobuf.";
 
 /// One field as its owner describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,16 +126,27 @@ pub struct Field {
     pub flags: u8,
     /// Index of the child message; only for messages and groups.
     pub child: usize,
-    /// The oneof among those of its message that have several members; -1: none of them.
+    /// The oneof among those of its message that have several members, which are counted from 0; -1: none of them.
     pub oneof: i32,
+    /// One message that is named whole, whatever changes in it: see [`CLOSED_PACKAGE`].
+    pub(crate) is_named_whole: bool,
     pub name: Box<str>,
     /// The tag of its canonical records.
     pub tag: u32,
     /// The declared values of a closed enum, ascending; empty otherwise.
     pub(crate) values: Box<[i32]>,
+    /// The field as a path from the root: a record of a FieldMask, and one of `Patch.numbers`.
+    pub(crate) path_record: Box<[u8]>,
+    pub(crate) numbers_record: Box<[u8]>,
 }
 
 impl Field {
+    /// Whether a closed enum has the value.
+    #[inline]
+    pub(crate) fn declares(&self, value: i32) -> bool {
+        self.values.binary_search(&value).is_ok()
+    }
+
     #[inline(always)]
     pub fn is_map(&self) -> bool {
         self.flags & MAP != 0
@@ -164,7 +179,8 @@ pub struct Message {
     dense: Box<[u16]>,
     /// Positions in `fields`, ascending by name.
     by_name: Box<[u16]>,
-    pub(crate) has_oneofs: bool,
+    /// How many oneofs have several members.
+    pub(crate) oneofs: usize,
     /// Whether a map lies in it, at any depth.
     pub(crate) has_maps: bool,
 }
@@ -225,6 +241,9 @@ impl Ignored {
 pub struct Schema {
     messages: Box<[Message]>,
     pub(crate) ignored: Ignored,
+    /// Whether protobuf reads some of its unknown fields as extensions, and so may refuse what is in them.
+    pub(crate) has_extensions: bool,
+    pub(crate) has_closed_enums: bool,
 }
 
 impl Schema {
@@ -238,11 +257,19 @@ impl Schema {
         }
         let mut messages: Box<[Message]> = messages.into_iter().map(build_message).collect();
         mark_maps(&mut messages);
-        let mut schema = Schema { messages, ignored: Ignored::default() };
+        mark_named_whole(&mut messages);
+        let mut fields = messages.iter().flat_map(|message| message.fields.iter());
+        let has_closed_enums = fields.any(|field| field.kind == Kind::ClosedEnum);
+        let mut schema = Schema { messages, ignored: Ignored::default(), has_extensions: false, has_closed_enums };
         for path in ignore {
             schema.ignore(path)?;
         }
         Ok(schema)
+    }
+
+    /// The same schema, of messages that may be extended: protobuf has to see what their unknown fields hold.
+    pub fn with_extensions(self) -> Schema {
+        Schema { has_extensions: true, ..self }
     }
 
     /// The message that events carry.
@@ -309,10 +336,12 @@ fn check_message(message: &MessageSpec, all: &[MessageSpec]) -> Result<(), Schem
         let count = message.fields.len();
         return Err(SchemaError(format!("{name}: {count} fields, expected fewer than {ABSENT}")));
     }
-    for (at, field) in message.fields.iter().enumerate() {
+    let (mut numbers, mut names) = (HashMap::new(), HashMap::new());
+    for field in &message.fields {
         check_field(field, all)
             .map_err(|wrong| SchemaError(format!("{name}: field {} ({:?}) {wrong}", field.number, field.name)))?;
-        if let Some(twin) = message.fields[..at].iter().find(|f| f.number == field.number || f.name == field.name) {
+        let (by_number, by_name) = (numbers.insert(field.number, field), names.insert(&field.name, field));
+        if let Some(twin) = by_number.or(by_name) {
             return Err(SchemaError(format!(
                 "{name}: fields {} ({:?}) and {} ({:?}) share a number or a name",
                 twin.number, twin.name, field.number, field.name
@@ -360,10 +389,10 @@ fn is_map_entry(fields: &[FieldSpec]) -> bool {
 }
 
 fn build_message(spec: MessageSpec) -> Message {
-    // a oneof of one member (proto3 `optional`) excludes nothing
-    let members = |oneof: i32| spec.fields.iter().filter(|field| field.oneof == oneof).count();
-    let oneofs: Vec<i32> = spec.fields.iter().map(|f| if members(f.oneof) > 1 { f.oneof } else { -1 }).collect();
-    let mut fields: Vec<Field> = spec.fields.into_iter().zip(oneofs).map(build_field).collect();
+    let oneofs = shared_oneofs(&spec.fields);
+    let index_of = |oneof: i32| oneofs.binary_search(&oneof).map_or(-1, |at| at as i32);
+    let oneof_of: Vec<i32> = spec.fields.iter().map(|field| index_of(field.oneof)).collect();
+    let mut fields: Vec<Field> = spec.fields.into_iter().zip(oneof_of).map(build_field).collect();
     fields.sort_by_key(|field| field.number);
     let dense_len = fields.iter().map(|field| field.number).filter(|number| *number < DENSE_MAX).max().unwrap_or(0) + 1;
     let mut dense = vec![ABSENT; dense_len as usize];
@@ -376,7 +405,7 @@ fn build_message(spec: MessageSpec) -> Message {
     by_name.sort_by(|a, b| fields[*a as usize].name.cmp(&fields[*b as usize].name));
     Message {
         full_name: spec.full_name.into(),
-        has_oneofs: fields.iter().any(|field| field.oneof >= 0),
+        oneofs: oneofs.len(),
         has_maps: fields.iter().any(Field::is_map),
         fields: fields.into(),
         dense: dense.into(),
@@ -384,19 +413,42 @@ fn build_message(spec: MessageSpec) -> Message {
     }
 }
 
+/// The oneofs with several members, ascending: one of a single member (proto3 `optional`) excludes nothing.
+fn shared_oneofs(fields: &[FieldSpec]) -> Vec<i32> {
+    let mut named: Vec<i32> = fields.iter().map(|field| field.oneof).filter(|oneof| *oneof >= 0).collect();
+    named.sort_unstable();
+    let mut shared: Vec<i32> = named.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+    shared.dedup();
+    shared
+}
+
 fn build_field((spec, oneof): (FieldSpec, i32)) -> Field {
     let wire_type = if spec.flags & PACKED != 0 { wire::LEN } else { spec.kind.wire_type() };
     let mut values = spec.values.unwrap_or_default();
     values.sort_unstable();
+    let (mut path_record, mut numbers_record) = (Vec::new(), Vec::new());
+    wire::put_len(&mut path_record, 1, spec.name.as_bytes());
+    patch::put_field_path(&mut numbers_record, &[], spec.number);
     Field {
         number: spec.number,
         kind: spec.kind,
         flags: spec.flags,
         child: spec.child as usize,
-        oneof: oneof.max(-1),
+        oneof,
+        is_named_whole: false,
         name: spec.name.into(),
         tag: spec.number << 3 | wire_type,
         values: values.into(),
+        path_record: path_record.into(),
+        numbers_record: numbers_record.into(),
+    }
+}
+
+/// Marks the single messages that are of [`CLOSED_PACKAGE`].
+fn mark_named_whole(messages: &mut [Message]) {
+    let closed: Vec<bool> = messages.iter().map(|message| message.full_name.starts_with(CLOSED_PACKAGE)).collect();
+    for field in messages.iter_mut().flat_map(|message| message.fields.iter_mut()) {
+        field.is_named_whole = field.is_single_message() && closed[field.child];
     }
 }
 

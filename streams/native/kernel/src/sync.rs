@@ -823,21 +823,48 @@ fn compare<'a>(
     counts: &mut Counts,
 ) -> Result<(Verdict, Cow<'a, [u8]>, bool), Stop> {
     let base = live.filter(|live| live.header.is_canonical());
-    let found = match base.map(|base| job.schema.diff(&base.message, data, delta)) {
-        Some(Ok(change)) => return Ok((with_snapshot(change.into(), live), Cow::Borrowed(data), true)),
-        Some(Err(_)) => job.recanonicalise(data),
-        None => job.canonical(data),
-    };
-    let Some(found) = found.map_err(Failure)? else { return Err(job.rejection(data).into()) };
-    count_fallback(found.by, counts);
-    let verdict = match (live, base) {
-        (Some(live), None) if live.message == found.bytes => Verdict::Unchanged,
-        (_, Some(base)) if found.is_canonical => {
-            job.schema.diff(&base.message, &found.bytes, delta).map_or(Verdict::Snapshot, Verdict::from)
+    let (verdict, message, is_canonical) = match base.map(|base| job.schema.diff(&base.message, data, delta)) {
+        Some(Ok(change)) => (change.into(), Cow::Borrowed(data), true),
+        unread => {
+            let found = if unread.is_some() { job.recanonicalise(data) } else { job.canonical(data) };
+            let Some(found) = found.map_err(Failure)? else { return Err(job.rejection(data).into()) };
+            count_fallback(found.by, counts);
+            let verdict = match (live, base) {
+                (Some(live), None) if live.message == found.bytes => Verdict::Unchanged,
+                (_, Some(base)) if found.is_canonical => {
+                    job.schema.diff(&base.message, &found.bytes, delta).map_or(Verdict::Snapshot, Verdict::from)
+                }
+                _ => Verdict::Snapshot,
+            };
+            (verdict, found.bytes, found.is_canonical)
         }
-        _ => Verdict::Snapshot,
     };
-    Ok((with_snapshot(verdict, live), found.bytes, found.is_canonical))
+    let (verdict, message) = match base {
+        Some(base) if is_canonical && delta.unknown_differ => align(job, base, verdict, message, delta),
+        _ => (verdict, message),
+    };
+    let held = live.map(|live| live.message.as_ref());
+    if verdict != Verdict::Unchanged && job.is_refused(held, &message).map_err(Failure)? {
+        return Err(job.rejection(data).into());
+    }
+    Ok((with_snapshot(verdict, live), message, is_canonical))
+}
+
+/// The verdict and the message where unknown fields differ: those that only came in another order are no change.
+#[cold]
+fn align<'a>(
+    job: &Job,
+    base: &Held<'_>,
+    verdict: Verdict,
+    message: Cow<'a, [u8]>,
+    delta: &mut Delta,
+) -> (Verdict, Cow<'a, [u8]>) {
+    let aligned = job.schema.align(&base.message, &message);
+    let change = aligned.as_ref().and_then(|aligned| job.schema.diff(&base.message, aligned, delta).ok());
+    match (aligned, change) {
+        (Some(aligned), Some(change)) => (change.into(), Cow::Owned(aligned)),
+        _ => (verdict, message),
+    }
 }
 
 fn with_snapshot(verdict: Verdict, live: Option<&Held<'_>>) -> Verdict {
@@ -867,7 +894,8 @@ fn digest_of(message: &[u8], is_canonical: bool) -> u64 {
 
 /// Whether a DELTA takes no more bytes than the SNAPSHOT that could stand in its place.
 fn delta_is_smaller(delta: &Delta, base_revision: u64, message: &[u8]) -> bool {
-    let delta = field_bytes(delta.mask.len()) + field_bytes(delta.data.len()) + 1 + varint_bytes(base_revision);
+    let paths = field_bytes(delta.mask.len()) + delta.numbers.len();
+    let delta = paths + field_bytes(delta.data.len()) + 1 + wire::varint_len(base_revision);
     delta <= field_bytes(SNAPSHOT_MASK.len()) + field_bytes(message.len())
 }
 
@@ -876,12 +904,8 @@ fn field_bytes(length: usize) -> usize {
     if length == 0 {
         0
     } else {
-        1 + varint_bytes(length as u64) + length
+        1 + wire::varint_len(length as u64) + length
     }
-}
-
-fn varint_bytes(number: u64) -> usize {
-    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Seconds and nanoseconds of a row's event time.
@@ -926,9 +950,9 @@ fn append(
     timestamp_ms: i64,
 ) -> Result<(), Failure> {
     let counts = &mut step.counts;
-    let (mask, data): (&[u8], &[u8]) = match publication.kind {
-        patch::Kind::Delta => (&delta.mask, &delta.data),
-        _ => (&[], &publication.data),
+    let (mask, numbers, data): (&[u8], &[u8], &[u8]) = match publication.kind {
+        patch::Kind::Delta => (&delta.mask, &delta.numbers, &delta.data),
+        _ => (&[], &[], &publication.data),
     };
     *(match publication.kind {
         patch::Kind::Delta => &mut counts.deltas,
@@ -946,7 +970,7 @@ fn append(
         ..head
     };
     buffer.clear();
-    patch::encode(&head, mask, data, buffer);
+    patch::encode(&head, mask, numbers, data, buffer);
     step.patches.push(Some(head.key), Some(buffer), timestamp_ms, -1)?;
     counts.patches += 1;
     counts.patch_bytes += buffer.len() as u64;

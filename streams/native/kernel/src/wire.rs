@@ -158,6 +158,14 @@ pub struct Records<'a> {
     pos: usize,
 }
 
+impl Records<'_> {
+    /// Where the next record starts.
+    #[inline]
+    pub(crate) fn pos(&self) -> usize {
+        self.pos
+    }
+}
+
 impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, Malformed>;
 
@@ -189,6 +197,12 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// Bytes of a minimal varint.
+#[inline]
+pub(crate) fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Appends a varint field; nothing for 0, the default.

@@ -38,8 +38,8 @@ pub struct PySchema {
 #[pymethods]
 impl PySchema {
     #[new]
-    #[pyo3(signature = (messages, ignore=Vec::new()))]
-    fn new(messages: Vec<(String, Vec<FieldRow>)>, ignore: Vec<String>) -> PyResult<PySchema> {
+    #[pyo3(signature = (messages, ignore=Vec::new(), extensions=false))]
+    fn new(messages: Vec<(String, Vec<FieldRow>)>, ignore: Vec<String>, extensions: bool) -> PyResult<PySchema> {
         let specs: Result<Vec<MessageSpec>, SchemaError> = messages
             .into_iter()
             .map(|(full_name, rows)| {
@@ -48,7 +48,7 @@ impl PySchema {
             })
             .collect();
         let schema = specs.and_then(|specs| Schema::new(specs, &ignore)).map_err(refused)?;
-        Ok(PySchema { inner: Arc::new(schema) })
+        Ok(PySchema { inner: Arc::new(if extensions { schema.with_extensions() } else { schema }) })
     }
 
     fn is_canonical(&self, message: &[u8]) -> bool {
@@ -77,14 +77,36 @@ impl PySchema {
         Ok(Some((name, path_list(&delta.mask)?, PyBytes::new(py, &delta.data))))
     }
 
-    fn apply<'p>(&self, py: Python<'p>, state: &[u8], paths: Vec<String>, data: &[u8]) -> PyResult<Bound<'p, PyBytes>> {
+    #[pyo3(signature = (state, paths, data, numbers=Vec::new()))]
+    fn apply<'p>(
+        &self,
+        py: Python<'p>,
+        state: &[u8],
+        paths: Vec<String>,
+        data: &[u8],
+        numbers: Vec<Vec<u32>>,
+    ) -> PyResult<Bound<'p, PyBytes>> {
         let mut out = Vec::with_capacity(state.len() + data.len());
-        self.inner.apply(state, &mask_body(&paths), data, &mut out).map_err(refused)?;
+        self.inner.apply(state, &mask_body(&paths), &numbers_body(&numbers), data, &mut out).map_err(refused)?;
         Ok(PyBytes::new(py, &out))
     }
 
-    fn knows(&self, paths: Vec<String>) -> bool {
-        self.inner.knows(&mask_body(&paths))
+    fn splice<'p>(
+        &self,
+        py: Python<'p>,
+        state: &[u8],
+        paths: Vec<String>,
+        data: &[u8],
+        numbers: Vec<Vec<u32>>,
+    ) -> PyResult<Bound<'p, PyBytes>> {
+        let mut out = Vec::with_capacity(state.len() + data.len());
+        self.inner.splice(state, &mask_body(&paths), &numbers_body(&numbers), data, &mut out).map_err(refused)?;
+        Ok(PyBytes::new(py, &out))
+    }
+
+    #[pyo3(signature = (paths, numbers=Vec::new()))]
+    fn knows(&self, paths: Vec<String>, numbers: Vec<Vec<u32>>) -> bool {
+        self.inner.knows(&mask_body(&paths), &numbers_body(&numbers))
     }
 }
 
@@ -96,6 +118,15 @@ fn mask_body(paths: &[String]) -> Vec<u8> {
     mask
 }
 
+/// Records of `Patch.numbers`.
+fn numbers_body(paths: &[Vec<u32>]) -> Vec<u8> {
+    let mut records = Vec::new();
+    for path in paths {
+        patch::put_path(&mut records, path);
+    }
+    records
+}
+
 fn path_list(mask: &[u8]) -> PyResult<Vec<String>> {
     let paths: Option<Vec<String>> = mask_paths(mask).map(|path| path.map(str::to_owned)).collect();
     paths.ok_or_else(|| PyValueError::new_err("the mask is no FieldMask"))
@@ -103,7 +134,7 @@ fn path_list(mask: &[u8]) -> PyResult<Vec<String>> {
 
 #[pyfunction]
 #[pyo3(signature = (*, key, revision, base_revision, kind, r#type, paths, data, digest, event_id, event_source,
-                    event_time_us, traceparent, sequence, epoch, schema))]
+                    event_time_us, traceparent, sequence, epoch, schema, tracestate="", numbers=Vec::new()))]
 #[allow(clippy::too_many_arguments)] // the fields of the contract, by name only
 fn encode_patch<'p>(
     py: Python<'p>,
@@ -122,6 +153,8 @@ fn encode_patch<'p>(
     sequence: u64,
     epoch: u64,
     schema: u64,
+    tracestate: &str,
+    numbers: Vec<Vec<u32>>,
 ) -> PyResult<Bound<'p, PyBytes>> {
     let known = PatchKind::from_number(kind);
     let kind = known.ok_or_else(|| PyValueError::new_err(format!("patch kind {kind}, expected 1 to 3")))?;
@@ -140,9 +173,10 @@ fn encode_patch<'p>(
         sequence,
         epoch,
         schema,
+        tracestate,
     };
     let mut out = Vec::new();
-    patch::encode(&head, &mask_body(&paths), data, &mut out);
+    patch::encode(&head, &mask_body(&paths), &numbers_body(&numbers), data, &mut out);
     Ok(PyBytes::new(py, &out))
 }
 
@@ -169,6 +203,9 @@ fn decode_patch<'p>(py: Python<'p>, patch: &[u8]) -> PyResult<Bound<'p, PyDict>>
     fields.set_item("sequence", head.sequence)?;
     fields.set_item("epoch", head.epoch)?;
     fields.set_item("schema", head.schema)?;
+    fields.set_item("tracestate", head.tracestate)?;
+    let numbers: Option<Vec<Vec<u32>>> = patch::field_paths(decoded.numbers).collect();
+    fields.set_item("numbers", numbers.ok_or_else(|| PyValueError::new_err("the patch's numbers name no fields"))?)?;
     Ok(fields)
 }
 
