@@ -16,7 +16,24 @@ from pathlib import Path
 from typing import Literal
 
 from streams.errors import LogDamagedError, LogFullError, TransportError
-from streams.transport.file_format import FORMAT, format_of, make_tables, upgrade
+from streams.transport.file_format import (
+    BLOCK,
+    FORMAT,
+    MARK,
+    MARK_OF,
+    OFFSET,
+    PARTITION,
+    TOPIC,
+    add_sums,
+    fits,
+    format_of,
+    make_tables,
+    rows_of,
+    seal_partition,
+    seal_places,
+    upgrade,
+    verify,
+)
 
 __all__ = [
     "Block",
@@ -97,8 +114,9 @@ class BlockFile:
     def __init__(self, directory: Path, *, fsync: Fsync, readonly: bool, bytes_max: int | None) -> None:
         self.path = directory / FILE_NAME
         self._readonly = readonly
-        self._has_ids = True
+        self._is_sealed = True
         self._closed = False
+        self._places: set[tuple[object, ...]] = set()  # groups' offsets that the file is sealed with
         self._readers: deque[sqlite3.Connection] = deque(maxlen=READERS_MAX)
         if readonly and not self.path.exists():
             raise TransportError(f"embedded log {self.path} does not exist; check the broker's directory")
@@ -116,13 +134,16 @@ class BlockFile:
             f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
         )
         connection.execute(f"pragma busy_timeout={BUSY_TIMEOUT_MS}")
+        add_sums(connection)
         return connection
 
     def _open(self, fsync: Fsync, bytes_max: int | None) -> None:
         """Refuses a newer format; makes the tables of a new file, or upgrades those of an older, in one transaction."""
         writer = self._writer
         if self._readonly:
-            self._has_ids = format_of(self._writer, self.path) > 1
+            self._is_sealed = format_of(self._writer, self.path) > 1
+            if self._is_sealed:
+                verify(self._writer, self.path)
             return
         writer.execute(f"pragma page_size={PAGE_BYTES}")
         writer.execute("pragma journal_mode=wal")
@@ -139,6 +160,7 @@ class BlockFile:
             if came < FORMAT:
                 with self.transaction():
                     upgrade(writer, came)
+            verify(writer, self.path)
             return
         with self.transaction():
             make_tables(writer)
@@ -148,6 +170,8 @@ class BlockFile:
         """Turns SQLite's errors into the log's own."""
         try:
             yield
+        except UnicodeDecodeError as error:
+            raise LogDamagedError(self.path, "SQLite names what is not text") from error
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest says where in SQLite
             if code == sqlite3.SQLITE_FULL:
@@ -190,19 +214,27 @@ class BlockFile:
     def load(self) -> tuple[dict[str, Topic], dict[TopicPartition, Partition]]:
         """All topics by name, and all partitions by topic and number."""
         with self._reader() as reader:
-            topics = reader.execute(
-                "select name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, "
-                f"record_bytes_max, {'id' if self._has_ids else 'x' + repr('')} from topics"
-            ).fetchall()
-            partitions = reader.execute(
-                'select topic, partition, id, "start", "end", cleaned, clean_records, tombstones_due_ms from partitions'
-            ).fetchall()
+            topics = rows_of(
+                reader,
+                self.path,
+                "name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, record_bytes_max, "
+                + ("id" if self._is_sealed else "x''"),
+                fits(TOPIC, is_sealed=self._is_sealed),
+                "topics",
+            )
+            partitions = rows_of(
+                reader,
+                self.path,
+                'topic, partition, id, "start", "end", cleaned, clean_records, tombstones_due_ms',
+                fits(PARTITION, is_sealed=self._is_sealed),
+                "partitions",
+            )
         return {row[0]: Topic(*row) for row in topics}, {(row[0], row[1]): Partition(*row[2:]) for row in partitions}
 
     def put_topic(self, topic: Topic) -> None:
         """Within a transaction: records a topic and the partitions it does not have yet."""
         self._writer.execute(
-            "insert or replace into topics values (?, ?, ?, ?, ?, ?, ?, ?)",
+            "insert or replace into topics values (?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 topic.name,
                 topic.partitions,
@@ -218,6 +250,8 @@ class BlockFile:
             "insert or ignore into partitions (topic, partition) values (?, ?)",
             [(topic.name, number) for number in range(topic.partitions)],
         )
+        self._writer.execute(f"update topics set sum = {TOPIC} where name = ?", (topic.name,))
+        self._writer.execute(f"update partitions set sum = {PARTITION} where topic = ?", (topic.name,))
 
     def drop_topic(self, name: str) -> None:
         """Within a transaction: removes a topic, its records, and the offsets that groups have in it."""
@@ -225,10 +259,12 @@ class BlockFile:
         self._writer.execute(f"delete from blocks where partition_id in {owned}", (name,))
         for table, column in (("partitions", "topic"), ("group_offsets", "topic"), ("topics", "name")):
             self._writer.execute(f"delete from {table} where {column} = ?", (name,))
+        seal_places(self._writer)
 
     def put_end(self, partition_id: int, end: int) -> None:
         """Within a transaction: records a partition's new end."""
         self._writer.execute('update partitions set "end" = ? where id = ?', (end, partition_id))
+        seal_partition(self._writer, partition_id)
 
     def put_upkeep(self, partition: Partition) -> None:
         """Within a transaction: records what upkeep did; never `end`, which appends move at the same time."""
@@ -242,42 +278,46 @@ class BlockFile:
                 partition.id,
             ),
         )
+        seal_partition(self._writer, partition.id)
 
     def put_block(self, partition_id: int, block: Block) -> None:
         """Within a transaction: stores a block."""
+        entry = (partition_id, block.first, block.last, block.records, len(block.data), block.created_ms)
         self._writer.execute(
-            'insert into blocks (partition_id, "first", "last", records, bytes, created_ms, data) '
-            "values (?, ?, ?, ?, ?, ?, ?)",
-            (
-                partition_id,
-                block.first,
-                block.last,
-                block.records,
-                len(block.data),
-                block.created_ms,
-                block.data,
-            ),
+            'insert into blocks (partition_id, "first", "last", records, bytes, created_ms, data, sum) '
+            "values (?, ?, ?, ?, ?, ?, ?, row_sum(?, ?, ?, ?, ?, ?))",
+            (*entry, block.data, *entry),
         )
+        self._writer.execute(
+            f"update partitions set blocks = blocks + ({MARK_OF}) where id = ?",
+            (partition_id, block.last, len(block.data), block.created_ms, partition_id),
+        )
+        seal_partition(self._writer, partition_id)
 
     def drop_blocks(self, partition_id: int, first: int, last: int) -> None:
         """Within a transaction: removes the blocks whose last offset lies in [first, last]."""
+        chosen = 'from blocks where partition_id = ? and "last" between ? and ?'
         self._writer.execute(
-            'delete from blocks where partition_id = ? and "last" between ? and ?', (partition_id, first, last)
+            f"update partitions set blocks = blocks - (select coalesce(sum({MARK}), 0) {chosen}) where id = ?",
+            (partition_id, first, last, partition_id),
         )
+        self._writer.execute(f"delete {chosen}", (partition_id, first, last))
+        seal_partition(self._writer, partition_id)
 
     def blocks(self, partition_id: int, offset: int) -> Generator[Block, None, None]:
         """The blocks that hold `offset` or come after it, in order, as of one moment. Close it when done early."""
+        fitting = fits(BLOCK, is_sealed=self._is_sealed)
+        wanted = (
+            f'select "first", "last", records, created_ms, data, {fitting} and typeof(data) = \'blob\' from blocks '
+            'where partition_id = ? and "last" >= ? order by "last"'
+        )
         with (
             self._reader() as reader,
-            closing(
-                reader.execute(
-                    'select "first", "last", records, created_ms, data from blocks '
-                    'where partition_id = ? and "last" >= ? order by "last"',
-                    (partition_id, offset),
-                )
-            ) as rows,
+            closing(reader.execute(wanted, (partition_id, offset))) as rows,
         ):
-            for row in rows:
+            for *row, is_right in rows:
+                if not is_right:
+                    raise LogDamagedError(self.path, f"an entry of partition {partition_id} does not fit its checksum")
                 yield Block(*row)
 
     def oldest(self, partition_id: int, blocks_max: int) -> list[tuple[int, int, int]]:
@@ -298,20 +338,24 @@ class BlockFile:
 
     def put_offsets(self, group: str, offsets: Iterable[Position]) -> None:
         """Within a transaction: records a group's offsets."""
+        rows = [(group, *where[:3], where[3] if len(where) > 3 else "") for where in offsets]
         self._writer.executemany(
-            'insert or replace into group_offsets (metadata, group_name, topic, partition, "offset") '
-            "values (?, ?, ?, ?, ?)",
-            [(where[3] if len(where) > 3 else "", group, *where[:3]) for where in offsets],
+            'insert or replace into group_offsets (group_name, topic, partition, "offset", metadata, sum) '
+            "values (?, ?, ?, ?, ?, row_sum(?, ?, ?, ?, ?))",
+            [(*row, *row) for row in rows],
         )
+        places = {row[:3] for row in rows}
+        if not places <= self._places:
+            self._places |= places
+            seal_places(self._writer)
 
     def offsets(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
         """A group's offsets by topic and partition, and what is kept beside each."""
-        metadata = "metadata" if self._has_ids else "''"
+        what = 'topic, partition, "offset", ' + ("metadata" if self._is_sealed else "''")
+        fitting = fits(OFFSET, is_sealed=self._is_sealed)
         with self._reader() as reader:
-            rows = reader.execute(
-                f'select topic, partition, "offset", {metadata} from group_offsets where group_name = ?', (group,)
-            )
-            return {(topic, partition): (offset, kept) for topic, partition, offset, kept in rows}
+            rows = rows_of(reader, self.path, what, fitting, "group_offsets where group_name = ?", group)
+        return {(topic, partition): (offset, kept) for topic, partition, offset, kept in rows}
 
     def checkpoint(self, wal_bytes_min: int = 0) -> bool:
         """Carries a WAL of at least that size over into the file and empties it; False when a reader was in the way."""

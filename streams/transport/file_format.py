@@ -1,16 +1,36 @@
 """The durable local log's file: its tables by format, and how an older one is brought up to date.
 
-Format 2 adds a topic's id and what is kept beside a group's offset.
+Format 2 adds a topic's id, what is kept beside a group's offset, and checksums: of each row, of the blocks that an
+index must name, of the tables' own definitions. A disk that flips a bit is found out, whatever the bit was part of.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+from streams._native import xxh3_64
 from streams.errors import LogDamagedError, LogFormatError
 
-__all__ = ["FORMAT", "format_of", "make_tables", "upgrade"]
+__all__ = [
+    "BLOCK",
+    "FORMAT",
+    "MARK",
+    "MARK_OF",
+    "OFFSET",
+    "PARTITION",
+    "TOPIC",
+    "add_sums",
+    "fits",
+    "format_of",
+    "make_tables",
+    "rows_of",
+    "seal_partition",
+    "seal_places",
+    "upgrade",
+    "verify",
+]
 
 FORMAT = 2
 """Format of the file's tables. A block has its own format byte on top."""
@@ -20,29 +40,52 @@ create table meta (key text primary key, value integer not null) without rowid;
 create table topics (
     name text primary key, partitions integer not null, cleanup text not null, retention_ms integer not null,
     retention_bytes integer not null, delete_retention_ms integer not null, record_bytes_max integer not null,
-    id blob not null
+    id blob not null, sum integer not null default 0
 ) without rowid;
 create table partitions (
     id integer primary key, topic text not null, partition integer not null, "start" integer not null default 0,
     "end" integer not null default 0, cleaned integer not null default 0, clean_records integer not null default 0,
-    tombstones_due_ms integer, unique (topic, partition)
+    tombstones_due_ms integer, blocks integer not null default 0, sum integer not null default 0,
+    unique (topic, partition)
 );
 create table blocks (
     id integer primary key, partition_id integer not null, "first" integer not null, "last" integer not null,
-    records integer not null, bytes integer not null, created_ms integer not null, data blob not null
+    records integer not null, bytes integer not null, created_ms integer not null, data blob not null,
+    sum integer not null default 0
 );
 create index blocks_by_offset on blocks (partition_id, "last", bytes, created_ms);
 create table group_offsets (
     group_name text not null, topic text not null, partition integer not null, "offset" integer not null,
-    metadata text not null default '', primary key (group_name, topic, partition)
+    metadata text not null default '', sum integer not null default 0, primary key (group_name, topic, partition)
 ) without rowid;
 """
+
+TOPIC = "row_sum(name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, record_bytes_max, id)"
+PARTITION = 'row_sum(id, topic, partition, "start", "end", cleaned, clean_records, tombstones_due_ms, blocks)'
+BLOCK = 'row_sum(partition_id, "first", "last", records, bytes, created_ms)'
+OFFSET = 'row_sum(group_name, topic, partition, "offset", metadata)'
+"""Checksums of rows, as SQL; a block's data has one of its own."""
+MARK = 'row_sum(partition_id, "last", bytes, created_ms) & 4294967295'
+MARK_OF = "row_sum(?, ?, ?, ?) & 4294967295"
+"""What a block adds to its partition's `blocks`: 32 bits, so that the sum of billions fits; the index has it all."""
 
 UPGRADES = {
     1: """
 alter table topics add column id blob not null default x'';
 update topics set id = randomblob(16);
 alter table group_offsets add column metadata text not null default '';
+alter table topics add column sum integer not null default 0;
+alter table partitions add column blocks integer not null default 0;
+alter table partitions add column sum integer not null default 0;
+alter table blocks add column sum integer not null default 0;
+alter table group_offsets add column sum integer not null default 0;
+"""
+    + f"""
+update blocks set sum = {BLOCK};
+update partitions set blocks = (select coalesce(sum({MARK}), 0) from blocks where partition_id = partitions.id);
+update partitions set sum = {PARTITION};
+update topics set sum = {TOPIC};
+update group_offsets set sum = {OFFSET};
 """,
 }
 """What leads from each older format to the next."""
@@ -53,6 +96,8 @@ def format_of(reader: sqlite3.Connection, path: Path) -> int:
     row = reader.execute("select value from meta where key = 'format'").fetchone()
     if row is None:
         raise LogDamagedError(path, "its format is not recorded")
+    if not isinstance(row[0], int) or row[0] < 1:
+        raise LogDamagedError(path, "its format is none")
     if row[0] > FORMAT:
         raise LogFormatError(path, row[0], FORMAT)
     return int(row[0])
@@ -62,6 +107,7 @@ def make_tables(writer: sqlite3.Connection) -> None:
     """Within a transaction: the tables of a new file."""
     _run(writer, TABLES)
     writer.execute("insert into meta values ('format', ?)", (FORMAT,))
+    _seal(writer)
 
 
 def upgrade(writer: sqlite3.Connection, came: int) -> None:
@@ -69,9 +115,81 @@ def upgrade(writer: sqlite3.Connection, came: int) -> None:
     for number in range(came, FORMAT):
         _run(writer, UPGRADES[number])
     writer.execute("update meta set value = ? where key = 'format'", (FORMAT,))
+    _seal(writer)
+
+
+def add_sums(connection: sqlite3.Connection) -> None:
+    """Gives a connection the function `row_sum`. Text that is not UTF-8 is read all the same: its sum will not fit."""
+    connection.create_function("row_sum", -1, _row_sum, deterministic=True)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+
+
+def verify(reader: sqlite3.Connection, path: Path) -> None:
+    """Compares tables, and the index over the blocks, with their checksums. LogDamagedError.
+
+    It reads the index and no block: 100,000 blocks take a tenth of a second.
+    """
+    sealed = reader.execute("select value from meta where key = 'schema'").fetchone()
+    if sealed is None or sealed[0] != _definitions(reader):
+        raise LogDamagedError(path, "its tables are not what they were made as")
+    found = dict(reader.execute(f"select partition_id, sum({MARK}) from blocks group by partition_id").fetchall())
+    for number, blocks in reader.execute("select id, blocks from partitions"):
+        if found.pop(number, 0) != blocks:
+            raise LogDamagedError(path, f"blocks of partition {number} are missing or are not what was written")
+    if found:
+        raise LogDamagedError(path, "it has blocks of no partition")
+    (places,) = reader.execute("select value from meta where key = 'places'").fetchone() or (0,)
+    if places != _places(reader):
+        raise LogDamagedError(path, "offsets of a group are missing or are not what was written")
+
+
+def fits(row_sum: str, *, is_sealed: bool) -> str:
+    """SQL that says whether a row fits its checksum; a file of a format without them is believed."""
+    return f"sum = {row_sum}" if is_sealed else "1"
+
+
+def rows_of(
+    reader: sqlite3.Connection, path: Path, what: str, fitting: str, rest: str, *values: object
+) -> list[tuple[Any, ...]]:
+    """Rows that fit their checksums: `what` of the table at the head of `rest`. LogDamagedError."""
+    rows = reader.execute(f"select {what}, {fitting} from {rest}", values).fetchall()
+    if not all(row[-1] for row in rows):
+        raise LogDamagedError(path, f"a row of {rest.split()[0]} does not fit its checksum")
+    return [row[:-1] for row in rows]
+
+
+def seal_partition(writer: sqlite3.Connection, number: int) -> None:
+    """Within a transaction: a partition's row changed."""
+    writer.execute(f"update partitions set sum = {PARTITION} where id = ?", (number,))
+
+
+def _row_sum(*values: object) -> int:
+    """XXH3-64 of a row's values, as SQLite's signed integers hold it."""
+    return xxh3_64(repr(values).encode("utf-8", "surrogateescape")) >> 1
+
+
+def seal_places(writer: sqlite3.Connection) -> None:
+    """Within a transaction: a group has offsets where it had none, or none where it had."""
+    writer.execute("insert or replace into meta values ('places', ?)", (_places(writer),))
+
+
+def _places(reader: sqlite3.Connection) -> int:
+    """A checksum of which groups have offsets where."""
+    found = "select coalesce(sum(row_sum(group_name, topic, partition) & 4294967295), 0) from group_offsets"
+    return int(reader.execute(found).fetchone()[0])
+
+
+def _definitions(reader: sqlite3.Connection) -> int:
+    return _row_sum(reader.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall())
+
+
+def _seal(writer: sqlite3.Connection) -> None:
+    seal_places(writer)
+    writer.execute("insert or replace into meta values ('schema', ?)", (_definitions(writer),))
 
 
 def _run(writer: sqlite3.Connection, script: str) -> None:
     """One by one: `executescript` would end the transaction."""
     for statement in script.split(";\n"):
-        writer.execute(statement)
+        if statement.strip():
+            writer.execute(statement)

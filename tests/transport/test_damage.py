@@ -1,0 +1,64 @@
+"""The embedded log on a disk that lies: a flipped bit is named or changes nothing, wherever in the file it is."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+from streams._native import Records
+from streams.errors import TransportError
+from streams.transport.log import Log
+
+FLIPS = 300
+
+
+def fill(directory: Path) -> None:
+    """A log of two topics, one of them compacted, with a group's offsets."""
+    with Log(directory) as log:
+        log.create_topic("events", 2)
+        log.create_topic("rows", 1, cleanup="compact")
+        for batch in range(12):
+            records = Records()
+            for index in range(20):
+                records.append(b"k%d" % index, b"value %d of %d " % (index, batch) * 20)
+            offset = 20 * (batch // 2 + 1)
+            log.append([("events", batch % 2, records), ("rows", 0, records.slice(0, 5))], "group",
+                       [("events", batch % 2, offset)])  # fmt: skip
+
+
+def content(directory: Path) -> object:
+    """Everything that a reader sees. TransportError where something is damaged."""
+    with Log(directory) as log:
+        found: dict[object, object] = {"committed": log.committed("group"), "topics": log.topics()}
+        for topic, settings in log.topics().items():
+            for partition in range(settings.partitions):
+                records, position = [], 0
+                while len(run := log.read(topic, partition, position)):
+                    records += [(run.offset(at), run.key(at), run.value(at)) for at in range(len(run))]
+                    position = run.last_offset + 1
+                found[topic, partition] = (log.start(topic, partition), log.end(topic, partition), records)
+        return found
+
+
+def test_a_flipped_bit_is_named_or_harmless(tmp_path: Path, seed: int) -> None:
+    """Topics, offsets and records are what was written, or an error says that the file is damaged."""
+    choice = random.Random(seed)
+    fill(tmp_path / "whole")
+    raw, right = (tmp_path / "whole" / "log.sqlite3").read_bytes(), content(tmp_path / "whole")
+    used = [at for at, byte in enumerate(raw) if byte]  # most of the pages is room
+    noticed = 0
+    for _ in range(FLIPS):
+        bit = 8 * choice.choice(used) + choice.randrange(8)
+        shutil.rmtree(tmp_path / "flipped", ignore_errors=True)
+        (tmp_path / "flipped").mkdir()
+        flipped = bytearray(raw)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "flipped" / "log.sqlite3").write_bytes(flipped)
+        try:
+            found = content(tmp_path / "flipped")
+        except TransportError as error:
+            noticed += "log.sqlite3" in str(error)
+        else:
+            assert right == found, f"bit {bit} gave other content without an error"
+    assert noticed
