@@ -196,11 +196,19 @@ class Job:
         message_index: Sequence[int],
         sealed: bool,
         canonicalise: Callable[[bytes], bytes | None],
+        names: Sequence[str] = ...,
+        event_types: Sequence[str] = ...,
+        other_types: str = ...,
+        schema_indexes: str = ...,
+        also_indexes: Sequence[Sequence[int]] = ...,
+        other_indexes: Sequence[Sequence[int]] = ...,
     ) -> None:
         """`partitions` above 0: every key must lie where murmur2 puts it. `sealed`: no payload in dead letters.
 
         `canonicalise`: parse and serialise deterministically with protobuf; None where protobuf refuses them. Called
-        from any thread. ValueError: a key, sequence or format that cannot be, with what was wanted.
+        from any thread. `names`: the messages that the loaded descriptors hold; what names another one of them is not
+        ours. `also_indexes` and `other_indexes`: Confluent indexes that name the message too, or others of its file.
+        ValueError: a key, sequence or format that cannot be, with what was wanted.
         """
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import cast
@@ -35,6 +36,38 @@ def require_upb() -> None:
 def descriptor_of(message: Message | type[Message]) -> Descriptor:
     """The descriptor of a message or of a message class; typed as the stubs of Protobuf's runtimes agree on."""
     return cast(Descriptor, message.DESCRIPTOR)
+
+
+_SETS: dict[DescriptorPool, list[str]] = {}
+"""The files of each set that was loaded, by its pool: a pool does not list them."""
+
+
+def known_names(descriptor: Descriptor) -> list[str]:
+    """Return the full names of all messages that were loaded beside this one, its own among them, in order.
+
+    Those of its FileDescriptorSet, or of all generated modules that are imported by now.
+    """
+    pool = descriptor.file.pool
+    if pool in _SETS:
+        waiting = [pool.FindFileByName(name) for name in _SETS[pool]]
+    else:
+        loaded = [getattr(module, "DESCRIPTOR", None) for module in list(sys.modules.values())]
+        waiting = [file for file in loaded if isinstance(file, FileDescriptor) and file.pool == pool]
+    waiting.append(descriptor.file)
+    files: dict[str, FileDescriptor] = {}
+    while waiting:
+        file = waiting.pop()
+        if file.name not in files:
+            files[file.name] = file
+            waiting.extend(file.dependencies)
+    names: list[str] = []
+    messages = [message for file in files.values() for message in file.message_types_by_name.values()]
+    while messages:
+        message = messages.pop()
+        if not message.GetOptions().map_entry:
+            names.append(message.full_name)
+            messages.extend(message.nested_types)
+    return sorted(names)
 
 
 def load_message(name: str, *, descriptors: str | Path | None = None, module: str | None = None) -> type[Message]:
@@ -104,6 +137,7 @@ def _from_set(name: str, path: Path) -> Descriptor:
             raise SchemaError(
                 f"descriptors {path}: {file.name} is refused by the Protobuf runtime ({error}); {_PROTOC}", type=name
             ) from error
+    _SETS[pool] = [file.name for file in files]
     try:
         return pool.FindMessageTypeByName(name)
     except KeyError:

@@ -30,6 +30,7 @@ CANONICALISED = (
     "streams_messages_canonicalised",
     "Messages that came in another than the canonical form, by who mended them",
 )
+UNREADABLE = ("streams_attributes_unreadable", "Attributes of events that were left out because they cannot be read")
 REFUSED = ("streams_requests_refused", "Snapshot requests that could not be answered here")
 
 COUNTERS = {
@@ -61,6 +62,11 @@ COUNTERS = {
     "requests.foreign": Counter(*REFUSED, "foreign"),
     "requests.damaged": Counter(*REFUSED, "damaged"),
     "rekeyed": Counter("streams_events_rekeyed", "Source records copied under their entity key"),
+    "skipped.type": Counter("streams_events_skipped", "Source records passed over because they hold another type"),
+    "unreadable.time": Counter(*UNREADABLE, "time"),
+    "unreadable.traceparent": Counter(*UNREADABLE, "traceparent"),
+    "unreadable.tracestate": Counter(*UNREADABLE, "tracestate"),
+    "unreadable.correlation-id": Counter(*UNREADABLE, "correlation-id"),
     "sequence-resets": Counter("streams_sequences_reset", "Keys whose sequences were forgotten on request"),
 }
 """The kernel's counters by its names. Counters `dead.REASON` become streams_dead_letters_total."""

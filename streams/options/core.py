@@ -290,6 +290,21 @@ class SyncSettings:
         choices=("memory", "rocksdb"),
     )
     schema_ids: tuple[int, ...] = option((), "the only Confluent schema ids to accept; empty: every id")
+    schema_indexes: str = option(
+        "standard",
+        "how writers put Confluent's message indexes: plain is confluent-kafka-python before 1.8, reversed is .NET "
+        "from 2.10.1, none is kafkajs",
+        choices=("standard", "plain", "reversed", "none"),
+    )
+    event_types: tuple[str, ...] = option(
+        (), "the only event types to accept, besides the message's name; empty: all but names of other messages"
+    )
+    other_types: str = option(
+        "dead_letter",
+        "what becomes of a record that says it holds another type: dead_letter, or skip (and count) it",
+        "in a topic of one type another one is a mistake; in a topic of many it is not",
+        choices=("dead_letter", "skip"),
+    )
     tombstone_retention_ms: int = option(
         14 * DAY_MS,
         "how long a deleted key is remembered",

@@ -22,8 +22,8 @@ from streams._native import Job
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.dead_letters.letter import fitted
 from streams.errors import Finding, SettingsError
-from streams.kernel.envelope import message_index
-from streams.kernel.messages import descriptor_of
+from streams.kernel.confluent import message_index, readings
+from streams.kernel.messages import descriptor_of, known_names
 from streams.kernel.schema import MessageSchema
 from streams.options import LimitSettings, SyncSettings
 from streams.state.table import States
@@ -45,8 +45,10 @@ def make_job(schema: MessageSchema, spec: SyncSettings, source: str, *, partitio
     """The kernel's configuration of one sync. SettingsError: a key or sequence field that the message lacks, or that is
     a floating-point number, which is nobody's identity.
     """
+    descriptor = descriptor_of(schema.message_class)
+    also_indexes, other_indexes = readings(descriptor)
     for setting, rule in (("key", spec.key), ("sequence", spec.sequence)):
-        field = descriptor_of(schema.message_class).fields_by_name.get(rule.removeprefix("field:"))
+        field = descriptor.fields_by_name.get(rule.removeprefix("field:"))
         if rule.startswith("field:") and field is not None and field.cpp_type in FLOATING:
             raise SettingsError(
                 Finding(f"sync {spec.source}, {setting}", f"{rule}, a floating-point field", "a string or an integer")
@@ -65,9 +67,15 @@ def make_job(schema: MessageSchema, spec: SyncSettings, source: str, *, partitio
             record_bytes_max=record_bytes_max,
             tombstone_retention_ms=spec.tombstone_retention_ms,
             schema_ids=list(spec.schema_ids),
-            message_index=message_index(descriptor_of(schema.message_class)),
+            message_index=message_index(descriptor),
             sealed=False,
             canonicalise=schema.through_upb,
+            names=known_names(descriptor),
+            event_types=list(spec.event_types),
+            other_types=spec.other_types,
+            schema_indexes=spec.schema_indexes,
+            also_indexes=also_indexes,
+            other_indexes=other_indexes,
         )
     except ValueError as error:
         raise SettingsError(

@@ -205,14 +205,14 @@ def test_refused(rules: Rules, value: bytes, headers: list[tuple[str, bytes | No
     [
         (None, [], None),
         (b"", [], b""),
-        (b"", [("ce_specversion", b"1.0"), ("ce_id", b"1")], None),
+        (b"", [("ce_specversion", b"1.0"), ("ce_id", b"1")], b""),
         (b"", [("ce_id", b"1")], b""),
         (compress(b"\x0a\x01d"), [("content-encoding", b"ZSTD")], b"\x0a\x01d"),
         (b"\x0a\x01d", [("content-encoding", b"identity"), ("content-type", b"application/protobuf")], b"\x0a\x01d"),
     ],
 )
 def test_plain_and_absent(value: bytes | None, headers: list[tuple[str, bytes | None]], data: bytes | None) -> None:
-    """No value is a DELETE, an empty one is an empty message unless it is a binary CloudEvent."""
+    """No value is a DELETE, an empty one is an empty message, of a binary CloudEvent too."""
     assert recognise(RULES, value, headers).data == data
 
 

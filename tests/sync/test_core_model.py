@@ -126,7 +126,7 @@ def append(records: Records, event: Event, offset: int) -> None:
     if not event.id:
         records.append(event.key, data, (), -1, offset)
         return
-    if offset % 2:
+    if offset % 2 or data is None:  # only a record without a value is a DELETE
         headers: list[tuple[str, bytes | None]] = [("ce_specversion", b"1.0"), ("ce_id", event.id.encode())]
         headers.append(("ce_source", event.source.encode()))
         if event.sequence is not None:
@@ -136,8 +136,7 @@ def append(records: Records, event: Event, offset: int) -> None:
     envelope = CloudEvent(id=event.id, source=event.source, spec_version="1.0", type="t")
     if event.sequence is not None:
         envelope.attributes["sequence"].ce_string = str(event.sequence)
-    if data is not None:
-        envelope.binary_data = data
+    envelope.binary_data = data
     headers = [("content-type", b"application/cloudevents+protobuf")]
     records.append(event.key, envelope.SerializeToString(), headers, -1, offset)
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use streams_kernel::digest;
+use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
 use streams_kernel::records::Records;
 use streams_kernel::schema::{FieldSpec, Kind, MessageSpec, Schema};
@@ -125,6 +126,7 @@ fn table(fields: &str) -> Result<SyncTable, Failed> {
         tombstone_retention_ms: 14 * 86_400_000,
         schema_ids: Vec::new(),
         message_index: vec![0],
+        types: Types::default(),
         sealed: false,
         seed: 1,
         canonicaliser: Box::new(Never),

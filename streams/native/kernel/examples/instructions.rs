@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use streams_kernel::digest;
+use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
 use streams_kernel::patch;
 use streams_kernel::records::Records;
@@ -176,6 +177,7 @@ fn table() -> SyncTable {
         tombstone_retention_ms: 86_400_000,
         schema_ids: Vec::new(),
         message_index: vec![0],
+        types: Types::default(),
         sealed: false,
         seed: 1,
         canonicaliser: Box::new(Never),

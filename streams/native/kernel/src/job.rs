@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::attributes::decimal;
+use crate::cloudevents::{tells_any, tells_cloudevents};
 use crate::digest;
-use crate::envelope::{self, Event, Format, Reason, Recognition, Refusal, Sequence};
+use crate::envelope::{Event, Format, Reason, Recognition, Refusal, Sequence, Types};
 use crate::records::Record;
+use crate::refused;
 use crate::row::{schema_record, RESERVED_PREFIX};
 use crate::schema::{Kind, Schema, IMPLICIT, REPEATED, SIGNED};
 use crate::wire;
@@ -79,6 +82,7 @@ pub struct JobSpec {
     pub tombstone_retention_ms: u64,
     pub schema_ids: Vec<u32>,
     pub message_index: Vec<i32>,
+    pub types: Types,
     /// The type has privacy options: a record that cannot be decoded must not be written in the clear.
     pub sealed: bool,
     /// Of the index over the keys: another one in every process, see [`crate::table::Table::seeded`].
@@ -118,9 +122,15 @@ impl Job {
             "none" => SequenceRule::None,
             other => SequenceRule::Field(field_rule("sequence", other, "attribute, field:NAME or none", &spec.schema)?),
         };
+        let mut types = spec.types;
+        types.names.retain(|name| *name != spec.type_name);
+        types.names.sort_unstable();
         Ok(Job {
             recognition: Recognition {
                 format,
+                tells_cloudevents: tells_cloudevents(&spec.schema),
+                tells_any: spec.type_name != "google.protobuf.Any" && tells_any(&spec.schema),
+                types,
                 type_name: spec.type_name,
                 message_index: spec.message_index,
                 schema_ids: spec.schema_ids,
@@ -263,7 +273,7 @@ impl Job {
                     None if rule.implicit => Some(0),
                     None => return Ok(None),
                     Some(Value::Integer(number)) => u64::try_from(number).ok(),
-                    Some(Value::Bytes(text)) => envelope::decimal(text),
+                    Some(Value::Bytes(text)) => decimal(text),
                 };
                 match sequence {
                     Some(sequence) => Ok(Some((0, sequence))),
@@ -289,7 +299,8 @@ impl Job {
             let text = format!("a message of {name} that nests deeper than {}", wire::DEPTH_MAX);
             return Refusal::new(Reason::TooDeep, text);
         }
-        Refusal::new(Reason::Undecodable, format!("no message of {name}"))
+        let why = refused::why(&self.schema, message);
+        Refusal::new(Reason::Undecodable, format!("no message of {name}: {why}"))
     }
 
     /// Whether a message nests deeper than protobuf's parsers take.

@@ -2,13 +2,18 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+mod attributes;
 pub mod canonical;
+mod cloudevents;
 pub mod compose;
+pub mod confluent;
 pub mod diff;
 pub mod envelope;
 pub mod job;
+mod json;
 pub mod patch;
 pub mod records;
+mod refused;
 pub mod row;
 pub mod schema;
 pub mod sync;

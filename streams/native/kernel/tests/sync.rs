@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use streams_kernel::digest;
+use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
 use streams_kernel::patch::{self, Kind as PatchKind, Patch};
 use streams_kernel::records::{murmur2_partition, Records};
@@ -63,6 +64,7 @@ fn spec() -> JobSpec {
         tombstone_retention_ms: RETENTION,
         schema_ids: Vec::new(),
         message_index: vec![0],
+        types: Types::default(),
         sealed: false,
         seed: 1,
         canonicaliser: Box::new(Upb),

@@ -6,6 +6,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict};
+use streams_kernel::confluent::SchemaIndexes;
+use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
 use streams_kernel::row::{self, Row, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
 use streams_kernel::sync::{Failure, Step, SyncTable, EXPIRE_MAX};
@@ -51,7 +53,9 @@ pub struct PyJob {
 impl PyJob {
     #[new]
     #[pyo3(signature = (schema, *, r#type, fingerprint, field_table, source, key, sequence, format, partitions,
-                        record_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed, canonicalise))]
+                        record_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed, canonicalise,
+                        names=vec![], event_types=vec![], other_types="dead_letter", schema_indexes="standard",
+                        also_indexes=vec![], other_indexes=vec![]))]
     #[allow(clippy::too_many_arguments)] // a job's settings, by name only
     fn new(
         schema: &PySchema,
@@ -69,7 +73,22 @@ impl PyJob {
         message_index: Vec<i32>,
         sealed: bool,
         canonicalise: Py<PyAny>,
+        names: Vec<String>,
+        event_types: Vec<String>,
+        other_types: &str,
+        schema_indexes: &str,
+        also_indexes: Vec<Vec<i32>>,
+        other_indexes: Vec<Vec<i32>>,
     ) -> PyResult<PyJob> {
+        let indexes = SchemaIndexes::parse(schema_indexes).ok_or_else(|| {
+            invalid(format!("schema_indexes: came {schema_indexes:?}, wanted standard, plain, reversed or none"))
+        })?;
+        let skips_others = match other_types {
+            "dead_letter" => false,
+            "skip" => true,
+            other => return Err(invalid(format!("other_types: came {other:?}, wanted dead_letter or skip"))),
+        };
+        let types = Types { names, event_types, skips_others, indexes, also: also_indexes, others: other_indexes };
         let raised = Raised::default();
         let spec = JobSpec {
             schema: schema.inner.clone(),
@@ -85,6 +104,7 @@ impl PyJob {
             tombstone_retention_ms,
             schema_ids,
             message_index,
+            types,
             sealed,
             seed: SECRET.hash_one("index"),
             canonicaliser: Box::new(Callback { callable: canonicalise, raised: raised.clone() }),
