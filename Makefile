@@ -41,8 +41,10 @@ lint: venv  ## what CI checks besides tests
 	cd $(NATIVE) && $(CARGO) fmt --all --check
 	cd $(NATIVE) && $(CARGO) clippy --release --all-targets -- --deny warnings
 
-proto: venv  ## the generated modules, from proto/
+proto: venv  ## the generated modules and the copy that the wheel carries, from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. $(shell find proto -name '*.proto' | sort)
+	rm -rf streams/contracts
+	cp -R proto streams/contracts
 
 bench: venv  ## every benchmark, on a Kafka of its own; the runs are kept in benchmarks/results (an hour)
 	@PYTHON=$(PYTHON) .ci/prerequisites.sh test

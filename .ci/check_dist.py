@@ -5,6 +5,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+WANTED_IN_WHEEL = (
+    "streams/_native.abi3.so",
+    "streams/_native.pyi",
+    "streams/py.typed",
+    "streams/contracts/streams/v1/patch.proto",
+    "streams/contracts/streams/v1/resync.proto",
+    "streams/contracts/golden/patches.json",
+)
+
 
 def main(folder: Path) -> int:
     """Prints the two files and their sizes, or everything that is wrong with them."""
@@ -18,11 +27,7 @@ def main(folder: Path) -> int:
     wanted_in_sdist = ["streams/native/kernel/src/lib.rs", "streams/native/python/src/lib.rs", "LICENSE", "README.md"]
     wrong = [f"wheel is not abi3: {wheels[0].name}"] if "-abi3-" not in wheels[0].name else []
     wrong += [f"wheel has Rust sources: {rust[:3]}"] if rust else []
-    wrong += [
-        f"wheel lacks {wanted}"
-        for wanted in ("streams/_native.abi3.so", "streams/_native.pyi", "streams/py.typed")
-        if wanted not in in_wheel
-    ]
+    wrong += [f"wheel lacks {wanted}" for wanted in WANTED_IN_WHEEL if wanted not in in_wheel]
     wrong += [
         f"sdist lacks {wanted}" for wanted in wanted_in_sdist if not any(name.endswith(wanted) for name in in_sdist)
     ]

@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": "Run the main job on a month of real flights, on this machine alone.",
     "bench": "Measure this checkout: throughput, latency, scaling, bytes, and against others.",
     "settings": "Print every setting, or those in force.",
+    "proto": "Write the contracts (.proto files, golden vectors) for other languages.",
     "completion": "Print the completion script of bash, zsh or fish.",
 }
 

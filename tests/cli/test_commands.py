@@ -31,6 +31,30 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     assert "Usage: streams" in done.stdout
 
 
+def test_proto_writes_the_contracts(tmp_path: Path) -> None:
+    """Every file of `proto/` lands below the directory, golden vectors too; what else is there stays."""
+    out = tmp_path / "new" / "contracts"
+    out.mkdir(parents=True)
+    (out / "own.txt").write_text("stays")
+    done = streams("proto", "--out", str(out))
+    proto = Path(__file__).parents[2] / "proto"
+    wanted = {path.relative_to(proto): path.read_bytes() for path in proto.rglob("*") if path.is_file()}
+    written = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    assert (0, f"{len(wanted)} files in {out}:") == (done.returncode, done.stdout.splitlines()[0])
+    assert wanted | {Path("own.txt"): b"stays"} == written
+
+
+def test_proto_says_where_it_cannot_write(tmp_path: Path) -> None:
+    """A file in the way is named, without a traceback."""
+    (tmp_path / "file").write_text("")
+    done = streams("proto", "--out", str(tmp_path / "file"))
+
+    assert 1 == done.returncode
+    assert f"--out {tmp_path / 'file'}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_version_is_the_packages() -> None:
     """`--version` prints one line."""
     done = streams("--version")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from streams.cli.proto import CONTRACTS
 from streams.demo.v1.aircraft_pb2 import AircraftState
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel import rule
 from streams.v1.cloudevents_pb2 import CloudEvent, CloudEventAttributeValue, CloudEventBatch
-from streams.v1.patch_pb2 import Patch, PatchBatch
+from streams.v1.patch_pb2 import FieldPath, Patch, PatchBatch
 from streams.v1.resync_pb2 import Resync
 
 PATCH = """
 1 bytes key, 2 uint64 revision, 3 uint64 base_revision, 4 enum kind, 5 string type, 6 message mask, 7 bytes data,
 8 fixed64 digest, 9 string event_id, 10 string event_source, 11 message event_time, 12 string traceparent,
-13 uint64 sequence, 14 uint64 epoch, 15 fixed64 schema
+13 uint64 sequence, 14 uint64 epoch, 15 fixed64 schema, 16 string tracestate, 17 repeated message numbers
 """
 CLOUD_EVENT = """
 1 string id, 2 string source, 3 string spec_version, 4 string type, 5 repeated message attributes, 6 bytes binary_data,
@@ -34,6 +38,8 @@ DEVICE = """
 """
 RESYNC = "1 string requester, 2 uint64 epoch, 3 uint64 held_revision, 4 enum reason"
 
+PROTO = Path(__file__).resolve().parents[2] / "proto"
+
 NAMES = {name for name in vars(FieldDescriptor) if name.startswith("TYPE_")}
 TYPES = {getattr(FieldDescriptor, name): name.removeprefix("TYPE_").lower() for name in NAMES}
 
@@ -51,6 +57,7 @@ def written(descriptor: Descriptor) -> list[str]:
     [
         (Patch.DESCRIPTOR, PATCH),
         (PatchBatch.DESCRIPTOR, "1 repeated message patches"),
+        (FieldPath.DESCRIPTOR, "1 repeated uint32 numbers"),
         (Resync.DESCRIPTOR, RESYNC),
         (CloudEvent.DESCRIPTOR, CLOUD_EVENT),
         (CloudEventAttributeValue.DESCRIPTOR, ATTRIBUTE),
@@ -63,6 +70,35 @@ def test_numbers_are_fixed(descriptor: Descriptor, wanted: str) -> None:
     """Fields may be added behind these, never renumbered or retyped."""
     fields = " ".join(wanted.split()).split(", ")
     assert written(descriptor)[: len(fields)] == fields
+
+
+def test_field_paths_are_packed() -> None:
+    """One record per path, whatever its length."""
+    assert bytes.fromhex("0a03158201") == FieldPath(numbers=[21, 130]).SerializeToString()
+
+
+@pytest.mark.parametrize("path", sorted(PROTO.rglob("*.proto")), ids=lambda path: path.stem)
+def test_every_file_names_its_packages_for_other_languages(path: Path) -> None:
+    """Without `go_package` protoc-gen-go refuses a file; without the others Java and C# get odd names."""
+    module = ".".join(path.relative_to(PROTO).with_suffix("").parts)
+    file = importlib.import_module(f"{module}_pb2").DESCRIPTOR
+    options = file.GetOptions()
+    package = file.package.split(".")
+
+    assert options.java_multiple_files
+    assert file.package == options.java_package
+    assert ".".join(part.capitalize() for part in package) == options.csharp_namespace
+    assert f"patchstream/{'/'.join(package)};{''.join(package)}" == options.go_package
+
+
+def test_the_wheel_carries_what_proto_says() -> None:
+    """`make proto` copies `proto/` to where the package, and so the wheel, has it."""
+    here, copied = (
+        {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (PROTO, CONTRACTS)
+    )
+
+    assert here == copied
 
 
 def test_kinds() -> None:
