@@ -8,7 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypedDict
 
 SCHEMA_KEY: bytes
-"""Changelog key under which the field table of the rows is kept; no entity key begins as it does."""
+"""Changelog key under which the field table of the rows is kept."""
+PARTITION_KEY: bytes
+"""Changelog key of the partition record; see `decode_partition`."""
+ROW_FORMAT: int
+"""The newest format of rows that this release reads and writes."""
+RESERVED_PREFIX: bytes
+"""How the keys begin that are no entity's: what lies under them is no row."""
 
 class Records:
     """Keys, values, headers, timestamps and offsets of many records in one piece of memory. At most 4 GiB."""
@@ -202,8 +208,13 @@ class Job:
         schema_indexes: str = ...,
         also_indexes: Sequence[Sequence[int]] = ...,
         other_indexes: Sequence[Sequence[int]] = ...,
+        ids_per_key: int = 8,
+        rekeyed: bool = False,
     ) -> None:
         """`partitions` above 0: every key must lie where murmur2 puts it. `sealed`: no payload in dead letters.
+
+        `ids_per_key`: ids of events that a row remembers, at most 64. `rekeyed`: the source holds copies that
+        `Table.rekey` made, and says where each was.
 
         `canonicalise`: parse and serialise deterministically with protobuf; None where protobuf refuses them. Called
         from any thread. `names`: the messages that the loaded descriptors hold; what names another one of them is not
@@ -274,6 +285,43 @@ class Table:
     def set_tombstones(self, count: int) -> None:
         """How many tombstones the store has that this table begins with."""
 
+    def assigned(
+        self,
+        *,
+        log: bytes,
+        output: bytes,
+        generation: int | None,
+        is_group_new: bool = False,
+        is_replaced: bool = False,
+    ) -> Assigned:
+        """What the worker knows of a partition that it was given; after restoring, before anything else.
+
+        `log`, `output`: ids of the input's and the output's log, 16 bytes each, or none where unknown. `generation`:
+        the group's, where Kafka fences no owner that is none any more (at least once); None: it does. `is_group_new`:
+        the group has no committed offset here, so it may count its generations from 1 again. `is_replaced`: the log is
+        another although no id says so. RuntimeError: the changelog has an older release's format, which has no place
+        for a second log; the cure is named.
+        """
+
+    def stop(self, reason: str, offset: int, count: int, now_ms: int) -> int:
+        """Notes in the changelog that the partition stands still, and where it goes on; the mark of that layer."""
+
+    def resume(self, now_ms: int) -> int:
+        """Ends a stop, the same way. A request with the header `resume` does it too."""
+
+    def upgrade(self) -> int:
+        """Writes rows and record in the newest format from now on; the mark of the layer that says so."""
+
+    def set_partial(self) -> None:
+        """Rows are missing (a rebuild without the source's beginning): unknown keys get no DELETE from now on."""
+
+    def raise_epoch(self, epoch: int) -> None:
+        """Epochs are issued above this one from now on."""
+
+    @property
+    def partition_record(self) -> PartitionFields:
+        """What is known of the partition now, uncommitted changes included."""
+
     def commit(self, upto_mark: int) -> Records:
         """Makes the rows of these marks the state. Not resident: returns what the store must write (None: delete)."""
 
@@ -287,7 +335,11 @@ class Table:
         """Takes what the store holds for these keys; None: nothing. ValueError: a damaged row, or unequal lengths."""
 
     def restore(self, changelog: Records) -> None:
-        """Takes changelog records in; the highest (epoch, revision, offset) of a key wins. ValueError: damage."""
+        """Takes changelog records in; the highest (epoch, revision, ordinal, offset) of a key wins. ValueError: damage.
+
+        A row with a lower fence behind a higher one is passed over: its owner was none any more. The right row of such
+        a key is written again with the next chunk.
+        """
 
     def get(self, key: bytes) -> bytes | None:
         """Committed row of a key; see `decode_row`."""
@@ -300,6 +352,42 @@ class Table:
     def nbytes(self) -> int:
         """Bytes of memory for keys, rows, layers and the structures around them."""
 
+class Assigned(TypedDict):
+    """What came of `Table.assigned`."""
+
+    replaced: bool
+    """The rows' offsets are of another log: they judge nothing any more."""
+    ordinal: int
+    known: bool
+    """The record held the id of a log before; otherwise this one was adopted."""
+    late: bool
+    """An owner of a later generation has written: every call that would write fails with RuntimeError."""
+
+class StopFields(TypedDict):
+    """Why a partition stands still."""
+
+    reason: str
+    offset: int
+    since_ms: int
+    count: int
+
+class PartitionFields(TypedDict):
+    """What a partition's record holds."""
+
+    row_format: int
+    logs: dict[int, bytes]
+    """Ids of the input's logs by ordinal; empty where unknown."""
+    ordinal: int
+    last_epoch: int
+    fence: int
+    partial: bool
+    stop: StopFields | None
+    origins: dict[bytes, dict[int, int]]
+    """Rekeyed input: the highest offset that was copied, by log and partition of the source."""
+
+def decode_partition(record: bytes) -> PartitionFields:
+    """A partition record by the names of its parts. ValueError: damaged, or of a newer format."""
+
 class RowFields(TypedDict):
     """What a row holds beside its message."""
 
@@ -310,6 +398,10 @@ class RowFields(TypedDict):
     epoch: int
     revision: int
     offset: int
+    ordinal: int
+    """Which log the offset is of; the partition record has the logs' ids."""
+    fence: int
+    """Of the owner that wrote it; rises with the generations of the group."""
     schema: int
     event_time_us: int | None
     deleted_at_ms: int | None

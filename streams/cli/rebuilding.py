@@ -19,10 +19,8 @@ from streams.options import Settings
 from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
 
-__all__ = ["ROW_FORMAT", "Step", "steps"]
+__all__ = ["Step", "steps"]
 
-ROW_FORMAT = 1
-"""The newest format of rows that this release knows; the native core refuses higher ones."""
 TIMEOUT_MS = 30_000
 PARCEL_RECORDS = 1_000
 GRACE_S = 5.0

@@ -14,7 +14,7 @@ import click
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from streams._native import SCHEMA_KEY, Records, decode_row
+from streams._native import RESERVED_PREFIX, ROW_FORMAT, Records, decode_row
 from streams.cli import flags, reading, rebuilding, verifying
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
@@ -164,7 +164,8 @@ def snapshot(
     settings = _settings(config, broker, set_, app_id)
     rows = reading.latest(settings, _topics(settings, source).changelog)
     wanted = None if key is None else _key(key, is_hex)
-    places = [place for place in rows if place[1] != SCHEMA_KEY and (wanted is None or place[1] == wanted)]
+    keyed = [place for place in rows if not place[1].startswith(RESERVED_PREFIX)]
+    places = [place for place in keyed if wanted is None or place[1] == wanted]
     if not places:
         raise StateError(
             f"{source}: no row of {'any key' if every else f'key {key}'}; nothing to ask for", table=source
@@ -292,13 +293,13 @@ def upgrade(source: str, config: Path | None, broker: str | None, set_: Sequence
     settings = _settings(config, broker, set_, app_id)
     formats: dict[int, int] = {}
     for (_, key), value in reading.latest(settings, _topics(settings, source).changelog).items():
-        if key != SCHEMA_KEY:
+        if not key.startswith(RESERVED_PREFIX):
             formats[value[0]] = formats.get(value[0], 0) + 1
-    newer = {number: count for number, count in formats.items() if number > rebuilding.ROW_FORMAT}
+    newer = {number: count for number, count in formats.items() if number > ROW_FORMAT}
     if newer:
         raise StateError(
-            f"{source}: rows of format {max(newer)}, expected at most {rebuilding.ROW_FORMAT}; "
+            f"{source}: rows of format {max(newer)}, expected at most {ROW_FORMAT}; "
             "a newer release wrote them: upgrade this one",
             table=source,
         )
-    click.echo(f"{source}: {sum(formats.values())} rows of format {rebuilding.ROW_FORMAT}, the newest: nothing to do")
+    click.echo(f"{source}: {sum(formats.values())} rows of format {ROW_FORMAT}, the newest: nothing to do")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
-from streams._native import SCHEMA_KEY, decode_row, xxh3_64
+from streams._native import RESERVED_PREFIX, decode_row, xxh3_64
 from streams.client.held import HeldStates
 from streams.errors import Finding
 
@@ -39,7 +39,7 @@ def compare(source: str, rows: Mapping[tuple[int, bytes], bytes], held: HeldStat
     different: list[bytes] = []
     stale: list[bytes] = []
     for (_, key), value in rows.items():
-        if key == SCHEMA_KEY:
+        if key.startswith(RESERVED_PREFIX):
             continue
         try:
             row = decode_row(value)
@@ -67,7 +67,7 @@ def compare(source: str, rows: Mapping[tuple[int, bytes], bytes], held: HeldStat
         _finding(f"{source}: state", different, "keys whose patches lead to another state", "the stored one",
                  f"streams state rebuild {source} --from-source, and tell us"),
     ]  # fmt: skip
-    count = sum(1 for _, key in rows if key != SCHEMA_KEY)
+    count = sum(1 for _, key in rows if not key.startswith(RESERVED_PREFIX))
     return Verified(count, equal, moved_on, tuple(finding for finding in findings if finding is not None))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streams._native import SCHEMA_KEY, Records
+from streams._native import RESERVED_PREFIX, Records
 from streams.delivery.feed import Feed
 from streams.delivery.outbox import Outbox
 from streams.delivery.route import Route
@@ -204,7 +204,8 @@ class Deliveries:
         keys: set[bytes] = set()
 
         def note(_topic: str, _partition: int, records: Records) -> None:
-            keys.update(key for index in range(len(records)) if (key := records.key(index)) and key != SCHEMA_KEY)
+            found = (key for index in range(len(records)) if (key := records.key(index)))
+            keys.update(key for key in found if not key.startswith(RESERVED_PREFIX))
 
         self._app.transport.read_log({(topic, partition): 0}, note, lambda: not self._app.should_stop)
         return keys

@@ -46,6 +46,10 @@ COUNTERS = {
     "dropped.id": Counter(*DROPPED, "id"),
     "dropped.sequence": Counter(*DROPPED, "sequence"),
     "dropped.superseded": Counter(*DROPPED, "superseded"),
+    "dropped.origin": Counter(*DROPPED, "origin"),
+    "sequences-unkept": Counter(
+        "streams_sequences_unkept", "Events whose sequence was not kept: their key has those of eight other sources"
+    ),
     "fallback.native": Counter(*CANONICALISED, "native"),
     "fallback.upb": Counter(*CANONICALISED, "upb"),
     "non-canonical": Counter(
@@ -60,6 +64,9 @@ COUNTERS = {
     "expired": Counter("streams_tombstones_expired", "Rows of deleted keys removed after their retention"),
     "requests.without-key": Counter(*REFUSED, "without-key"),
     "requests.foreign": Counter(*REFUSED, "foreign"),
+    "requests.unknown": Counter(*REFUSED, "unknown"),
+    "resumes": Counter("streams_partition_resumes", "Stops of a partition that a request ended"),
+    "repaired": Counter("streams_rows_repaired", "Rows put right that an owner wrote which was none any more"),
     "requests.damaged": Counter(*REFUSED, "damaged"),
     "rekeyed": Counter("streams_events_rekeyed", "Source records copied under their entity key"),
     "skipped.type": Counter("streams_events_skipped", "Source records passed over because they hold another type"),

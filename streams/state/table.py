@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from streams._native import EXPIRE_MAX, SCHEMA_KEY, Job, KafkaConsumer, Records, Step, Table, deleted_at
+from streams._native import EXPIRE_MAX, PARTITION_KEY, SCHEMA_KEY, Job, KafkaConsumer, Records, Step, Table, deleted_at
 from streams.errors import SchemaError
 from streams.kernel.schema import compare
 from streams.state.rocks import Memory, Store
@@ -39,6 +39,9 @@ class PartitionState:
     def __init__(self, job: Job, partition: int, changelog_topic: str, store: Store | None, log: LogReader) -> None:
         self._job = job
         self.table = Table(job, partition, resident=store is None)
+        if store is not None:
+            kept = [SCHEMA_KEY, PARTITION_KEY]
+            self.table.load(kept, store.multi_get(kept))
         self.partition = partition
         self.store = store
         self._topic = changelog_topic
@@ -104,17 +107,17 @@ class PartitionState:
         return (self.store.changelog_offset() or 0) if self.store is not None else 0
 
     def restore(self, rows: Records) -> None:
-        """Takes rows of the changelog in; the highest (epoch, revision, offset) of a key wins."""
+        """Takes rows of the changelog in; the highest (epoch, revision, ordinal, offset) of a key wins.
+
+        A worker that was no owner any more, and not fenced (at least once), may have written a lower one after it.
+        """
         if self.store is None:
             self.table.restore(rows)
         else:
-            # Of each key the highest row, the store's own included: a worker that was no owner any more, and not fenced
-            # (at least once), may have written a lower one after it.
-            scratch = Table(self._job, self.partition, resident=False)
-            keys = list(dict.fromkeys(key for key in map(rows.key, range(len(rows))) if key is not None))
-            scratch.load(keys, self.store.multi_get(keys))
-            scratch.restore(rows)
-            self.store.write(scratch.commit(0), rows.last_offset + 1, scratch.take_moved())
+            keys = self.table.missing(rows, requests=True)
+            self.table.load(keys, self.store.multi_get(keys))
+            self.table.restore(rows)
+            self.store.write(self.table.commit(0), rows.last_offset + 1, self.table.take_moved())
         self.restored += len(rows)
 
     def list_tombstones(self, keep_going: Callable[[], bool]) -> None:

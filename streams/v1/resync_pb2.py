@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17streams/v1/resync.proto\x12\nstreams.v1\"\xde\x01\n\x06Resync\x12\x11\n\trequester\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rheld_revision\x18\x03 \x01(\x04\x12)\n\x06reason\x18\x04 \x01(\x0e\x32\x19.streams.v1.Resync.Reason\"p\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x07\n\x03GAP\x10\x01\x12\x13\n\x0f\x44IGEST_MISMATCH\x10\x02\x12\x11\n\rUNKNOWN_FIELD\x10\x03\x12\x0f\n\x0bLATE_JOINER\x10\x04\x12\x0c\n\x08OPERATOR\x10\x05\x42=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17streams/v1/resync.proto\x12\nstreams.v1\"\x93\x02\n\x06Resync\x12\x11\n\trequester\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x15\n\rheld_revision\x18\x03 \x01(\x04\x12)\n\x06reason\x18\x04 \x01(\x0e\x32\x19.streams.v1.Resync.Reason\x12\x10\n\x08topic_id\x18\x05 \x01(\x0c\x12\x11\n\tpartition\x18\x06 \x01(\x05\x12\x0e\n\x06offset\x18\x07 \x01(\x03\"p\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x07\n\x03GAP\x10\x01\x12\x13\n\x0f\x44IGEST_MISMATCH\x10\x02\x12\x11\n\rUNKNOWN_FIELD\x10\x03\x12\x0f\n\x0bLATE_JOINER\x10\x04\x12\x0c\n\x08OPERATOR\x10\x05\x42=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\nstreams.v1P\001Z patchstream/streams/v1;streamsv1\252\002\nStreams.V1'
   _globals['_RESYNC']._serialized_start=40
-  _globals['_RESYNC']._serialized_end=262
-  _globals['_RESYNC_REASON']._serialized_start=150
-  _globals['_RESYNC_REASON']._serialized_end=262
+  _globals['_RESYNC']._serialized_end=315
+  _globals['_RESYNC_REASON']._serialized_start=203
+  _globals['_RESYNC_REASON']._serialized_end=315
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Resync(_message.Message):
-    __slots__ = ("requester", "epoch", "held_revision", "reason")
+    __slots__ = ("requester", "epoch", "held_revision", "reason", "topic_id", "partition", "offset")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[Resync.Reason]
@@ -25,8 +25,14 @@ class Resync(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HELD_REVISION_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     requester: str
     epoch: int
     held_revision: int
     reason: Resync.Reason
-    def __init__(self, requester: _Optional[str] = ..., epoch: _Optional[int] = ..., held_revision: _Optional[int] = ..., reason: _Optional[_Union[Resync.Reason, str]] = ...) -> None: ...
+    topic_id: bytes
+    partition: int
+    offset: int
+    def __init__(self, requester: _Optional[str] = ..., epoch: _Optional[int] = ..., held_revision: _Optional[int] = ..., reason: _Optional[_Union[Resync.Reason, str]] = ..., topic_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...

@@ -195,10 +195,10 @@ def test_upgrade_has_nothing_to_do_yet(left: Left, capsys: pytest.CaptureFixture
     """There is one format; a newer one is refused by name."""
     first = left.streams("upgrade", left.source)
     told = capsys.readouterr().out
-    left.overwrite(b"d-1", b"\x02" + left.row(b"d-1")[1:])
+    left.overwrite(b"d-1", b"\x03" + left.row(b"d-1")[1:])
     second = left.streams("upgrade", left.source)
 
     assert [0, 1] == [first, second]
-    assert "format 1, the newest" in told
-    assert "format 2" in capsys.readouterr().err
-    assert decode_row(left.row(b"d-1"))["format"] == 1
+    assert "format 2, the newest" in told
+    assert "format 3" in capsys.readouterr().err
+    assert decode_row(left.row(b"d-1"))["format"] == 2

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.workload import Check, Expected, replay
-from streams._native import SCHEMA_KEY, KafkaAdmin, Records, decode_row, xxh3_64
+from streams._native import RESERVED_PREFIX, KafkaAdmin, Records, decode_row, xxh3_64
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.patch import apply_patch
 from streams.transport.tail import read_to_end
@@ -149,15 +149,15 @@ def check(bootstrap: str, app_id: str, source: str, *, strict: bool = True) -> R
 
 
 def changelog(bootstrap: str, topic: str) -> dict[bytes, tuple[int, bytes]]:
-    """Last row of each key: revision and message, the highest (epoch, revision, offset) as a restore takes it."""
-    best: dict[bytes, tuple[tuple[int, int, int], bytes]] = {}
+    """Last row of each key: revision and message, the highest of its order as a restore takes it."""
+    best: dict[bytes, tuple[tuple[int, int, int, int], bytes]] = {}
     for batches in read(bootstrap, topic).values():
         for records, index in rows(batches):
             key, value = records.key(index) or b"", records.value(index)
-            if key == SCHEMA_KEY or value is None:
+            if key.startswith(RESERVED_PREFIX) or value is None:
                 continue
             row = decode_row(value)
-            order = (row["epoch"], row["revision"], row["offset"])
+            order = (row["epoch"], row["revision"], row["ordinal"], row["offset"])
             if key not in best or order >= best[key][0]:
                 best[key] = order, row["message"]
     return {key: (order[1], message) for key, (order, message) in best.items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from streams._native import SCHEMA_KEY, Job, Records, Step, Table, decode_row, murmur2_partition, xxh3_64
+from streams._native import PARTITION_KEY, SCHEMA_KEY, Job, Records, Step, Table, decode_row, murmur2_partition, xxh3_64
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.schema import MessageSchema
 from streams.v1.cloudevents_pb2 import CloudEvent
@@ -23,6 +23,8 @@ RETENTION_MS = 60_000
 SCHEMA = MessageSchema(DeviceState, ["last_seen_us"])
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 STRUCTURED = ("content-type", b"application/cloudevents+protobuf")
+
+LOG, OUTPUT = b"l" * 16, b"o" * 16
 
 Headers = Sequence[tuple[str, bytes | None]]
 Event = tuple[bytes | None, bytes | None, Headers]
@@ -264,14 +266,15 @@ class TestDeleting:
 
         assert [1, 1] == expired
 
-    def test_delete_lets_a_source_start_its_sequence_anew(self) -> None:
-        """Only the DELETE's own sequence stays."""
+    def test_delete_keeps_ids_and_sequences(self) -> None:
+        """What comes later and is older stays out: only `reset-sequence` lets a source start anew."""
         table = make_table()
         events = [binary(b"d", device(), "1", sequence=50), (b"d", None, []), binary(b"d", device(), "2", sequence=1)]
+        events.append(binary(b"d", device(), "1", sequence=60))
 
         step = table.process(chunk(*events), NOW)
 
-        assert 3 == step.counts["patches"]
+        assert (2, 1, 1) == tuple(step.counts[name] for name in ("patches", "dropped.sequence", "dropped.id"))
 
 
 class TestOrder:
@@ -494,9 +497,10 @@ class TestSnapshots:
     def test_row_tombstone_and_unknown_key(self) -> None:
         """State does not change; a key that is created after an answer is above it."""
         table = make_table()
+        table.assigned(log=LOG, output=OUTPUT, generation=None)
         state = device(battery=1.0)
         step = table.process(chunk((b"live", state, []), (b"dead", state, []), (b"dead", None, [])), NOW)
-        asked = Resync(requester="billing").SerializeToString()
+        asked = Resync(requester="billing", topic_id=OUTPUT, partition=0, offset=7).SerializeToString()
 
         keys = (b"live", b"live", b"dead", b"unknown", None, b"", SCHEMA_KEY)
         requests = chunk(*[(key, asked, []) for key in keys])
@@ -506,7 +510,9 @@ class TestSnapshots:
         assert [NOW, NOW, NOW + 5] == [patch.epoch for patch in patches(answers)]
         assert (state, xxh3_64(state)) == (patches(answers)[0].data, patches(answers)[0].digest)
         assert [("resync-for", b"billing")] == answers.patches.headers(0)
-        assert (0, 3) == (len(table.changelog(step.mark, answers.mark)), answers.counts["requests.without-key"])
+        changed = table.changelog(step.mark, answers.mark)
+        assert [PARTITION_KEY] == [changed.key(at) for at in range(len(changed))], "the last epoch, for a restart"
+        assert 3 == answers.counts["requests.without-key"]
         (created,) = patches(table.process(chunk((b"unknown", state, []), first=9), NOW + 5))
         assert created.epoch > NOW + 5
 
@@ -567,9 +573,9 @@ class TestState:
     def test_newer_rows_are_refused_by_name(self) -> None:
         """A row format of a later release names itself; damage says so."""
         newer = Records()
-        newer.append(b"d", b"\x02" + bytes(60))
+        newer.append(b"d", b"\x03" + bytes(60))
 
-        with pytest.raises(ValueError, match="row format 2"):
+        with pytest.raises(ValueError, match="row format 3"):
             make_table().restore(newer)
         with pytest.raises(ValueError, match="damaged row of 3 bytes"):
             decode_row(b"\x01\x00\x00")
@@ -615,7 +621,7 @@ class TestState:
         step = table.process(events, NOW)
         written = table.commit(step.mark)
 
-        assert {b"a", b"b", SCHEMA_KEY} == {written.key(at) for at in range(len(written))}
+        assert {b"a", b"b", SCHEMA_KEY, PARTITION_KEY} == {written.key(at) for at in range(len(written))}
 
     def test_table_over_a_store_asks_for_tombstones_that_are_due(self) -> None:
         """The store has their list; they are loaded with the keys of a chunk, removed, and returned as null."""

@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streams._native import SCHEMA_KEY, Job, Records, Table, decode_row, xxh3_64
+from streams._native import PARTITION_KEY, RESERVED_PREFIX, SCHEMA_KEY, Job, Records, Table, decode_row, xxh3_64
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.patch import apply_patch
 from streams.kernel.schema import MessageSchema
@@ -37,6 +37,7 @@ JOB = Job(
     sealed=False,
     canonicalise=SCHEMA.through_upb,
 )
+LOG, OUTPUT = b"l" * 16, b"o" * 16
 KEYS = [b"a", b"b", b"c"]
 SOURCES = [f"/{number}" for number in range(10)]
 
@@ -55,24 +56,23 @@ class Event:
 
 @dataclass
 class Row:
-    """What the model keeps of a key; `state` None: a tombstone."""
+    """What the model keeps of a key; `state` None: a tombstone, at revision 0 one that nothing came before."""
 
     state: DeviceState | None
     revision: int
     offset: int
-    sequences: dict[str, int] = field(default_factory=dict)  # least recently used first
+    sequences: dict[str, int] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)  # oldest first
 
 
 def note(row: Row, event: Event, offset: int) -> None:
-    """Remembers where an event came from: eight sources, eight ids."""
+    """Remembers where an event came from: eight sources, of which a ninth evicts none, and the last eight ids."""
     row.offset = offset
     if not event.id:
         return
     row.ids = [*row.ids, f"{event.source} {event.id}"][-8:]
-    if event.sequence is not None:
-        row.sequences.pop(event.source, None)
-        row.sequences = dict([*row.sequences.items(), (event.source, event.sequence)][-8:])
+    if event.sequence is not None and (event.source in row.sequences or len(row.sequences) < 8):
+        row.sequences[event.source] = event.sequence
 
 
 def published(state: DeviceState) -> bytes:
@@ -95,13 +95,11 @@ def apply_event(rows: dict[bytes, Row], event: Event, offset: int) -> str:
         if last is not None and event.sequence is not None and event.sequence <= last:
             return "dropped.sequence"
     if event.state is None:
-        if row is None or row.state is None:
-            return "delete-unknown"
-        row.state = None
-        row.sequences = {}
-        row.revision += 1
+        row = rows.setdefault(event.key, Row(None, 0, -1))
+        was_live, row.state = row.state is not None, None
+        row.revision += was_live
         note(row, event, offset)
-        return "deletes"
+        return "deletes" if was_live else "delete-unknown"
     if row is None or row.state is None:
         row = rows.setdefault(event.key, Row(None, 0, -1))
         outcome = "snapshots"
@@ -179,13 +177,23 @@ class SyncMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[Event] = []
-        self.table = Table(JOB, 0, resident=self.resident)
         self.store: dict[bytes, bytes] = {}
         self.changelog = Records()
         self.committed: dict[bytes, Row] = {}
         self.position = 0
         self.pending: list[Pending] = []
         self.received: dict[bytes, tuple[int, DeviceState | None]] = {}
+        self.start()
+
+    def start(self) -> None:
+        """A process begins: its table comes from the changelog, or from the store."""
+        self.table = Table(JOB, 0, resident=self.resident)
+        if self.resident:
+            self.table.restore(self.changelog)
+        else:
+            kept = [SCHEMA_KEY, PARTITION_KEY]
+            self.table.load(kept, [self.store.get(key) for key in kept])
+        self.table.assigned(log=LOG, output=OUTPUT, generation=None)
 
     @property
     def newest(self) -> dict[bytes, Row]:
@@ -252,8 +260,8 @@ class SyncMachine(RuleBasedStateMachine):
     @staticmethod
     def check_row(key: bytes, value: bytes | None, rows: dict[bytes, Row]) -> None:
         """A row of the table is the model's."""
-        if key == SCHEMA_KEY:
-            assert b"S" + SCHEMA.field_table_bytes == value
+        if key.startswith(RESERVED_PREFIX):
+            assert key != SCHEMA_KEY or b"S" + SCHEMA.field_table_bytes == value
             return
         row, found = rows[key], dict(decode_row(value or b""))
         expected: dict[str, Any] = {
@@ -307,28 +315,27 @@ class SyncMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """A new process: its table comes from the changelog, or from the store."""
+        """A new process."""
         self.pending = []
-        self.table = Table(JOB, 0, resident=self.resident)
-        if self.resident:
-            self.table.restore(self.changelog)
+        self.start()
 
     @rule()
     def ask(self) -> None:
         """Snapshots on demand repeat the newest rows and change nothing."""
         requests = Records()
         for key in KEYS:
-            requests.append(key, Resync(requester="r").SerializeToString())
+            requests.append(key, Resync(requester="r", topic_id=OUTPUT, partition=0).SerializeToString())
         self.load(requests, requests=True)
         step = self.table.snapshots(requests, NOW)
-        assert 0 == len(self.table.changelog(step.mark - 1, step.mark))
+        changelog = self.table.changelog(step.mark - 1, step.mark)
+        assert {PARTITION_KEY} >= {changelog.key(at) for at in range(len(changelog))}
         for at, key in enumerate(KEYS):
             patch, row = Patch.FromString(step.patches.value(at) or b""), self.newest.get(key)
             live = row is not None and row.state is not None
             assert (key, Patch.SNAPSHOT if live else Patch.DELETE) == (patch.key, patch.kind)
             if row is not None and row.state is not None:
                 assert (row.revision, row.state.SerializeToString(deterministic=True)) == (patch.revision, patch.data)
-        mark = Pending(step.mark, self.newest, self.next, [], Records())
+        mark = Pending(step.mark, self.newest, self.next, [], changelog)
         self.pending.append(mark)
 
     @invariant()
@@ -362,7 +369,8 @@ class SyncMachine(RuleBasedStateMachine):
         for offset, event in enumerate(self.log):
             apply_event(plain, event, offset)
         assert plain == self.committed
-        assert {key: row.state for key, row in plain.items()} == {key: held for key, (_, held) in self.received.items()}
+        shown = {key: row.state for key, row in plain.items() if row.revision}
+        assert shown == {key: held for key, (_, held) in self.received.items()}
 
 
 class StoreMachine(SyncMachine):

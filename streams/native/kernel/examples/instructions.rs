@@ -175,6 +175,8 @@ fn table() -> SyncTable {
         partitions: 0,
         record_bytes_max: 1 << 20,
         tombstone_retention_ms: 86_400_000,
+        ids_per_key: 8,
+        rekeyed: false,
         schema_ids: Vec::new(),
         message_index: vec![0],
         types: Types::default(),

@@ -9,7 +9,7 @@ use crate::digest;
 use crate::envelope::{Event, Format, Reason, Recognition, Refusal, Sequence, Types};
 use crate::records::Record;
 use crate::refused;
-use crate::row::{schema_record, RESERVED_PREFIX};
+use crate::row::{schema_record, IDS_MAX, RESERVED_PREFIX};
 use crate::schema::{Kind, Schema, IMPLICIT, REPEATED, SIGNED};
 use crate::wire;
 
@@ -80,6 +80,10 @@ pub struct JobSpec {
     pub partitions: u32,
     pub record_bytes_max: usize,
     pub tombstone_retention_ms: u64,
+    /// Ids that a row keeps, at least 1 and at most [`IDS_MAX`].
+    pub ids_per_key: usize,
+    /// The source holds copies that [`crate::sync::SyncTable::rekey`] made: they say where they came from.
+    pub rekeyed: bool,
     pub schema_ids: Vec<u32>,
     pub message_index: Vec<i32>,
     pub types: Types,
@@ -102,6 +106,8 @@ pub struct Job {
     sequence: SequenceRule,
     pub(crate) partitions: u32,
     pub(crate) tombstone_retention_ms: u64,
+    pub(crate) ids_per_key: usize,
+    pub(crate) rekeyed: bool,
     pub(crate) sealed: bool,
     pub(crate) seed: u64,
     canonicaliser: Box<dyn Canonicaliser>,
@@ -125,6 +131,9 @@ impl Job {
         let mut types = spec.types;
         types.names.retain(|name| *name != spec.type_name);
         types.names.sort_unstable();
+        if !(1..=IDS_MAX).contains(&spec.ids_per_key) {
+            return Err(format!("ids_per_key: came {}, wanted 1 to {IDS_MAX}", spec.ids_per_key));
+        }
         Ok(Job {
             recognition: Recognition {
                 format,
@@ -145,6 +154,8 @@ impl Job {
             sequence,
             partitions: spec.partitions,
             tombstone_retention_ms: spec.tombstone_retention_ms,
+            ids_per_key: spec.ids_per_key,
+            rekeyed: spec.rekeyed,
             sealed: spec.sealed,
             seed: spec.seed,
             canonicaliser: spec.canonicaliser,
@@ -266,7 +277,12 @@ impl Job {
                 Sequence::Number(sequence) => Ok(Some((source_hash(event.source), sequence))),
                 Sequence::Bad => refused("attribute sequence is no unsigned decimal of 64 bits".to_owned()),
             },
-            SequenceRule::Field(_) if event.is_delete => Ok(None),
+            // A DELETE has no message: the attribute, where it has one, is the entity's.
+            SequenceRule::Field(_) if event.is_delete => match event.sequence {
+                Sequence::Absent => Ok(None),
+                Sequence::Number(sequence) => Ok(Some((0, sequence))),
+                Sequence::Bad => refused("attribute sequence is no unsigned decimal of 64 bits".to_owned()),
+            },
             SequenceRule::Field(rule) => {
                 let sequence = match rule.read(event.data)? {
                     // Without presence, 0 is not on the wire.

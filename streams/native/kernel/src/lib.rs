@@ -11,6 +11,8 @@ pub mod diff;
 pub mod envelope;
 pub mod job;
 mod json;
+pub mod owner;
+pub mod partition;
 pub mod patch;
 pub mod records;
 mod refused;

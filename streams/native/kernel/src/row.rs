@@ -4,42 +4,53 @@
 //!
 //! | at       | bytes  | content                                                                                |
 //! |----------|--------|----------------------------------------------------------------------------------------|
-//! | 0        | 1      | format, 1                                                                              |
+//! | 0        | 1      | format, 2                                                                              |
 //! | 1        | 1      | flags: 1 tombstone, 2 not canonical, 4 the next patch is a SNAPSHOT                    |
 //! | 2        | 1      | n, number of sequences, at most 8                                                      |
-//! | 3        | 1      | m, number of ids, at most 8                                                            |
+//! | 3        | 1      | m, number of ids, at most 64                                                           |
 //! | 4        | 8      | epoch: owner's clock in milliseconds when the key's row was created                    |
-//! | 12       | 8      | revision of the last patch, from 1                                                     |
+//! | 12       | 8      | revision of the last patch, from 1; 0: a DELETE came first, nothing was published      |
 //! | 20       | 8      | source offset of the last applied event, signed                                        |
 //! | 28       | 8      | fingerprint of the descriptor under which the message is canonical                     |
 //! | 36       | 8      | event time of the last patch in microseconds since 1970, signed; minimum: not known     |
-//! | 44       | 16 n   | per source: XXH3-64 of its name (0: the entity itself), last sequence; latest first    |
-//! | 44+16n   | 8 m    | XXH3-64 of source, 0x00, id of the last events; latest first                           |
-//! | 44+16n+8m| rest   | the message last published; of a tombstone instead: 8 bytes, deleted at (milliseconds) |
+//! | 44       | 4      | ordinal of the log in which that offset counts, by the partition record                |
+//! | 48       | 4      | fence of the owner that wrote it                                                       |
+//! | 52       | 16 n   | per source: XXH3-64 of its name (0: the entity itself), last sequence                  |
+//! | 52+16n   | 8 m    | XXH3-64 of source, 0x00, id of the last events; latest first                           |
+//! | 52+16n+8m| rest   | the message last published; of a tombstone instead: 8 bytes, deleted at (milliseconds) |
+//!
+//! Format 1 has no ordinal and no fence (both read as 0), and at most 8 ids. It is still written over a changelog that an
+//! older release began, until that is upgraded.
 //!
 //! Beside the rows lies one schema record under [`SCHEMA_KEY`]: format byte 0x53 (`S`), then the field table of the
-//! job that wrote it, so that a later worker compares types before it reads a row.
+//! job that wrote it, so that a later worker compares types before it reads a row; and the partition record.
 
 use std::fmt;
 
 /// First byte of a row. A reader refuses a higher one by name.
-pub const ROW_FORMAT: u8 = 1;
+pub const ROW_FORMAT: u8 = 2;
+/// The format before it, which every release reads.
+pub const ROW_FORMAT_OLD: u8 = 1;
 /// First byte of a schema record.
 pub const SCHEMA_FORMAT: u8 = 0x53;
 /// Key of the schema record. No entity may have a key that begins with [`RESERVED_PREFIX`].
 pub const SCHEMA_KEY: &[u8] = b"\0streams/schema";
 pub const RESERVED_PREFIX: &[u8] = b"\0streams/";
-/// Sources whose last sequence a row keeps, and ids it keeps: enough for a producer's retries and a handful of writers
-/// of one entity, and at most 192 bytes a row.
+/// Sources whose last sequence a row keeps: a handful of writers of one entity, and 128 bytes a row. A ninth evicts none.
 pub const SEQUENCES_MAX: usize = 8;
-pub const IDS_MAX: usize = 8;
+/// Ids that a row can be told to keep: 512 bytes a row. By default it keeps [`IDS_DEFAULT`], enough for retries.
+pub const IDS_MAX: usize = 64;
+pub const IDS_DEFAULT: usize = 8;
+/// Ids in a row of the old format.
+const IDS_MAX_OLD: usize = 8;
 /// Event time that is not known.
 pub const TIME_UNKNOWN: i64 = i64::MIN;
 
 const TOMBSTONE: u8 = 1;
 const NOT_CANONICAL: u8 = 2;
 const SNAPSHOT_NEXT: u8 = 4;
-const FIXED: usize = 44;
+const FIXED: usize = 52;
+const FIXED_OLD: usize = 44;
 
 /// Why bytes are no row.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,30 +76,60 @@ impl fmt::Display for RowError {
 
 impl std::error::Error for RowError {}
 
-/// Everything of a row but its message.
+/// How rows are written now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
+pub struct Stamp {
+    pub format: u8,
+    /// The owner's; see the partition record.
+    pub fence: u32,
+    /// Ids that a row keeps.
+    pub ids_max: usize,
+}
+
+impl Default for Stamp {
+    fn default() -> Stamp {
+        Stamp { format: ROW_FORMAT, fence: 0, ids_max: IDS_DEFAULT }
+    }
+}
+
+/// Everything of a row but its message. Sequences and ids are those of the bytes it was read from, and of one event more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
     flags: u8,
+    /// The format it was read from.
+    pub format: u8,
     pub epoch: u64,
     pub revision: u64,
     pub offset: i64,
+    /// Which log the offset is of.
+    pub ordinal: u32,
+    pub fence: u32,
     pub schema: u64,
     /// Microseconds since 1970, or [`TIME_UNKNOWN`].
     pub event_time_us: i64,
-    sequence_count: u8,
-    id_count: u8,
-    sequences: [(u64, u64); SEQUENCES_MAX],
-    ids: [u64; IDS_MAX],
+    sequences: &'a [u8],
+    ids: &'a [u8],
+    new_sequence: Option<(u64, u64)>,
+    new_id: Option<u64>,
 }
 
 /// A row, split: its header by value, its message by reference.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
-    pub header: Header,
+    pub header: Header<'a>,
     /// The message last published; empty in a tombstone.
     pub message: &'a [u8],
     /// Milliseconds since 1970 when the tombstone was made; 0 in a live row.
     pub deleted_at_ms: u64,
+}
+
+/// The order of the versions of one key, first things first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order {
+    pub epoch: u64,
+    pub revision: u64,
+    pub ordinal: u32,
+    pub offset: i64,
 }
 
 #[inline]
@@ -99,10 +140,12 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     }
 }
 
-/// (epoch, revision, offset): the order of the versions of one key.
-pub fn order(row: &[u8]) -> Result<(u64, u64, i64), RowError> {
-    check(row)?;
-    Ok((word(row, 4), word(row, 12), word(row, 20) as i64))
+#[inline]
+fn half(bytes: &[u8], at: usize) -> u32 {
+    match bytes.get(at..at + 4) {
+        Some(half) => u32::from_le_bytes(half.try_into().unwrap_or_default()),
+        None => 0,
+    }
 }
 
 /// When the tombstone was made, of a row that is one; None also for the records beside the rows, whose first byte is one
@@ -114,25 +157,43 @@ pub fn deleted_at(row: &[u8]) -> Option<u64> {
 /// Whether a row is a tombstone; see [`deleted_at`].
 #[inline]
 pub fn is_tombstone(row: &[u8]) -> bool {
-    row.len() >= FIXED && row[1] & TOMBSTONE != 0 && row[0] <= ROW_FORMAT
+    row.len() >= FIXED_OLD && row[1] & TOMBSTONE != 0 && row[0] <= ROW_FORMAT
 }
 
-/// Whether the bytes are a row this release reads; the start of its message.
+/// Ordinal and fence, which the old format lacks.
 #[inline]
-fn check(row: &[u8]) -> Result<usize, RowError> {
-    let damaged = RowError::Damaged { bytes: row.len() };
-    match row.first() {
-        None => return Err(damaged),
-        Some(&ROW_FORMAT) => {}
-        Some(&came) => return Err(RowError::Format { came }),
+fn place(row: &[u8]) -> (u32, u32) {
+    if row[0] == ROW_FORMAT_OLD {
+        (0, 0)
+    } else {
+        (half(row, 44), half(row, 48))
     }
-    if row.len() < FIXED || usize::from(row[2]) > SEQUENCES_MAX || usize::from(row[3]) > IDS_MAX {
+}
+
+/// Where a row stands among the versions of its key, and the fence it was written under.
+pub fn version(row: &[u8]) -> Result<(Order, u32), RowError> {
+    check(row)?;
+    let (ordinal, fence) = place(row);
+    Ok((Order { epoch: word(row, 4), revision: word(row, 12), ordinal, offset: word(row, 20) as i64 }, fence))
+}
+
+/// Whether the bytes are a row this release reads; the start of its sequences and of its message.
+#[inline]
+fn check(row: &[u8]) -> Result<(usize, usize), RowError> {
+    let damaged = RowError::Damaged { bytes: row.len() };
+    let (fixed, ids_max) = match row.first() {
+        None => return Err(damaged),
+        Some(&ROW_FORMAT) => (FIXED, IDS_MAX),
+        Some(&ROW_FORMAT_OLD) => (FIXED_OLD, IDS_MAX_OLD),
+        Some(&came) => return Err(RowError::Format { came }),
+    };
+    if row.len() < fixed || usize::from(row[2]) > SEQUENCES_MAX || usize::from(row[3]) > ids_max {
         return Err(damaged);
     }
-    let start = FIXED + 16 * usize::from(row[2]) + 8 * usize::from(row[3]);
+    let start = fixed + 16 * usize::from(row[2]) + 8 * usize::from(row[3]);
     let fits = if row[1] & TOMBSTONE != 0 { row.len() == start + 8 } else { row.len() >= start };
     if fits {
-        Ok(start)
+        Ok((fixed, start))
     } else {
         Err(damaged)
     }
@@ -140,26 +201,24 @@ fn check(row: &[u8]) -> Result<usize, RowError> {
 
 impl<'a> Row<'a> {
     pub fn read(row: &'a [u8]) -> Result<Row<'a>, RowError> {
-        let start = check(row)?;
-        let mut header = Header {
+        let (fixed, start) = check(row)?;
+        let ids_start = fixed + 16 * usize::from(row[2]);
+        let (ordinal, fence) = place(row);
+        let header = Header {
             flags: row[1],
+            format: row[0],
             epoch: word(row, 4),
             revision: word(row, 12),
             offset: word(row, 20) as i64,
+            ordinal,
+            fence,
             schema: word(row, 28),
             event_time_us: word(row, 36) as i64,
-            sequence_count: row[2],
-            id_count: row[3],
-            sequences: [(0, 0); SEQUENCES_MAX],
-            ids: [0; IDS_MAX],
+            sequences: &row[fixed..ids_start],
+            ids: &row[ids_start..start],
+            new_sequence: None,
+            new_id: None,
         };
-        let ids_start = FIXED + 16 * usize::from(row[2]);
-        for (slot, pair) in header.sequences.iter_mut().zip(row[FIXED..ids_start].chunks_exact(16)) {
-            *slot = (word(pair, 0), word(pair, 8));
-        }
-        for (slot, id) in header.ids.iter_mut().zip(row[ids_start..start].chunks_exact(8)) {
-            *slot = word(id, 0);
-        }
         if header.is_tombstone() {
             return Ok(Row { header, message: &[], deleted_at_ms: word(row, start) });
         }
@@ -167,20 +226,23 @@ impl<'a> Row<'a> {
     }
 }
 
-impl Header {
+impl Header<'_> {
     /// Header of a key that has no row yet: revision 0, nothing seen.
-    pub fn new(epoch: u64, schema: u64) -> Header {
+    pub fn new(epoch: u64, schema: u64) -> Header<'static> {
         Header {
             flags: 0,
+            format: ROW_FORMAT,
             epoch,
             revision: 0,
             offset: -1,
+            ordinal: 0,
+            fence: 0,
             schema,
             event_time_us: TIME_UNKNOWN,
-            sequence_count: 0,
-            id_count: 0,
-            sequences: [(0, 0); SEQUENCES_MAX],
-            ids: [0; IDS_MAX],
+            sequences: &[],
+            ids: &[],
+            new_sequence: None,
+            new_id: None,
         }
     }
 
@@ -205,73 +267,88 @@ impl Header {
         self.set(SNAPSHOT_NEXT, on);
     }
 
-    pub fn sequences(&self) -> &[(u64, u64)] {
-        &self.sequences[..usize::from(self.sequence_count).min(SEQUENCES_MAX)]
+    fn kept_sequences(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.sequences.chunks_exact(16).map(|pair| (word(pair, 0), word(pair, 8)))
     }
-    pub fn ids(&self) -> &[u64] {
-        &self.ids[..usize::from(self.id_count).min(IDS_MAX)]
+    /// The last sequence of each source, by the hash of its name.
+    pub fn sequences(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let new = self.new_sequence;
+        let is_known = new.is_some_and(|(source, _)| self.kept_sequences().any(|(known, _)| known == source));
+        let kept = self.kept_sequences().map(move |pair| new.filter(|(source, _)| *source == pair.0).unwrap_or(pair));
+        kept.chain(new.filter(|_| !is_known))
+    }
+    /// Hashes of the ids of the last events, latest first.
+    pub fn ids(&self) -> impl Iterator<Item = u64> + '_ {
+        self.new_id.into_iter().chain(self.ids.chunks_exact(8).map(|id| word(id, 0)))
     }
     /// Last sequence of a source, by the hash of its name.
     pub fn last_sequence(&self, source: u64) -> Option<u64> {
-        self.sequences().iter().find(|(name, _)| *name == source).map(|(_, sequence)| *sequence)
+        self.sequences().find(|(name, _)| *name == source).map(|(_, sequence)| sequence)
     }
-    /// Remembers a source's sequence; the source least recently heard of is forgotten for a ninth.
-    pub fn note_sequence(&mut self, source: u64, sequence: u64) {
-        let count = self.sequences().len();
-        let at = self.sequences().iter().position(|(name, _)| *name == source).unwrap_or_else(|| {
-            let last = count.min(SEQUENCES_MAX - 1);
-            self.sequence_count = last as u8 + 1;
-            last
-        });
-        self.sequences.copy_within(0..at, 1);
-        self.sequences[0] = (source, sequence);
+    /// Remembers the sequence of the event's source. False: the row keeps those of eight others, and none is evicted, or
+    /// anybody could have a source forgotten.
+    pub fn note_sequence(&mut self, source: u64, sequence: u64) -> bool {
+        let has_room = self.sequences.len() < 16 * SEQUENCES_MAX;
+        if has_room || self.kept_sequences().any(|(known, _)| known == source) {
+            self.new_sequence = Some((source, sequence));
+            return true;
+        }
+        false
     }
     /// Forgets the sequences of all sources: a source may start anew.
     pub fn forget_sequences(&mut self) {
-        self.sequence_count = 0;
+        (self.sequences, self.new_sequence) = (&[], None);
     }
     /// Forgets all ids, for the same reason.
     pub fn forget_ids(&mut self) {
-        self.id_count = 0;
+        (self.ids, self.new_id) = (&[], None);
     }
     pub fn knows_id(&self, id: u64) -> bool {
-        self.ids().contains(&id)
+        self.ids().any(|known| known == id)
     }
-    /// Remembers an id; the oldest of eight is forgotten.
+    /// Remembers the event's id; the oldest of as many as a row keeps is forgotten.
     pub fn note_id(&mut self, id: u64) {
-        let kept = self.ids().len().min(IDS_MAX - 1);
-        self.ids.copy_within(0..kept, 1);
-        self.ids[0] = id;
-        self.id_count = kept as u8 + 1;
+        self.new_id = Some(id);
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[ROW_FORMAT, self.flags, self.sequences().len() as u8, self.ids().len() as u8]);
+    fn write(&self, stamp: &Stamp, out: &mut Vec<u8>) {
+        let is_old = stamp.format == ROW_FORMAT_OLD;
+        let ids_max = stamp.ids_max.min(if is_old { IDS_MAX_OLD } else { IDS_MAX });
+        let new_ids = usize::from(self.new_id.is_some());
+        let kept_ids = (self.ids.len() / 8).min(ids_max.saturating_sub(new_ids));
+        let start = out.len();
+        out.extend_from_slice(&[stamp.format, self.flags, 0, (new_ids + kept_ids) as u8]);
         for number in [self.epoch, self.revision, self.offset as u64, self.schema, self.event_time_us as u64] {
             out.extend_from_slice(&number.to_le_bytes());
+        }
+        if !is_old {
+            out.extend_from_slice(&self.ordinal.to_le_bytes());
+            out.extend_from_slice(&stamp.fence.to_le_bytes());
         }
         for (source, sequence) in self.sequences() {
             out.extend_from_slice(&source.to_le_bytes());
             out.extend_from_slice(&sequence.to_le_bytes());
+            out[start + 2] += 1;
         }
-        for id in self.ids() {
+        if let Some(id) = self.new_id {
             out.extend_from_slice(&id.to_le_bytes());
         }
+        out.extend_from_slice(&self.ids[..8 * kept_ids]);
     }
 
     /// Writes a live row to `out`, which it clears first.
-    pub fn write_live(&mut self, message: &[u8], out: &mut Vec<u8>) {
+    pub fn write_live(&mut self, message: &[u8], stamp: &Stamp, out: &mut Vec<u8>) {
         self.set(TOMBSTONE, false);
         out.clear();
-        self.write(out);
+        self.write(stamp, out);
         out.extend_from_slice(message);
     }
 
     /// Writes a tombstone to `out`, which it clears first.
-    pub fn write_tombstone(&mut self, deleted_at_ms: u64, out: &mut Vec<u8>) {
+    pub fn write_tombstone(&mut self, deleted_at_ms: u64, stamp: &Stamp, out: &mut Vec<u8>) {
         self.flags = TOMBSTONE;
         out.clear();
-        self.write(out);
+        self.write(stamp, out);
         out.extend_from_slice(&deleted_at_ms.to_le_bytes());
     }
 }
@@ -288,12 +365,15 @@ pub fn schema_record(field_table: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn sample() -> Header {
+    const OLD: Stamp = Stamp { format: ROW_FORMAT_OLD, fence: 0, ids_max: 64 };
+    const NEW: Stamp = Stamp { format: ROW_FORMAT, fence: 9, ids_max: 64 };
+
+    fn sample() -> Header<'static> {
         let mut header = Header::new(1_700_000_000_000, 0xfeed);
         header.revision = 7;
-        header.offset = 41;
+        (header.offset, header.ordinal) = (41, 3);
         header.event_time_us = -5;
-        header.note_sequence(11, 100);
+        assert!(header.note_sequence(11, 100));
         header.note_id(99);
         header
     }
@@ -303,19 +383,40 @@ mod tests {
         let (mut header, mut bytes) = (sample(), vec![1, 2, 3]);
         header.set_canonical(false);
         header.set_snapshot_next(true);
-        header.write_live(b"message", &mut bytes);
+        header.write_live(b"message", &NEW, &mut bytes);
         let row = Row::read(&bytes).unwrap();
-        assert_eq!((header, b"message".as_slice(), 0), (row.header, row.message, row.deleted_at_ms));
+        assert_eq!((b"message".as_slice(), 0, 2), (row.message, row.deleted_at_ms, row.header.format));
         assert!(!row.header.is_tombstone() && !row.header.is_canonical() && row.header.is_snapshot_next());
-        assert_eq!((1_700_000_000_000, 7, 41), order(&bytes).unwrap());
-        assert_eq!(44 + 16 + 8 + 7, bytes.len());
+        assert_eq!((vec![(11, 100)], vec![99]), (row.header.sequences().collect(), row.header.ids().collect()));
+        assert_eq!((0xfeed, -5), (row.header.schema, row.header.event_time_us));
+        let order = Order { epoch: 1_700_000_000_000, revision: 7, ordinal: 3, offset: 41 };
+        assert_eq!((order, 9), version(&bytes).unwrap());
+        assert_eq!(52 + 16 + 8 + 7, bytes.len());
+    }
+
+    #[test]
+    fn the_old_format_has_neither_ordinal_nor_fence_and_eight_ids() {
+        let (mut bytes, mut again) = (Vec::new(), Vec::new());
+        sample().write_live(b"message", &OLD, &mut bytes);
+        let row = Row::read(&bytes).unwrap();
+        assert_eq!((44 + 16 + 8 + 7, 1, 0, 0), (bytes.len(), row.header.format, row.header.ordinal, row.header.fence));
+        for id in 0..70 {
+            let mut header = Row::read(&bytes).unwrap().header;
+            header.note_id(id);
+            header.write_live(b"", &NEW, &mut again);
+            std::mem::swap(&mut bytes, &mut again);
+        }
+        Row::read(&bytes).unwrap().header.write_live(b"", &OLD, &mut again);
+        let (new, old) = (Row::read(&bytes).unwrap().header, Row::read(&again).unwrap().header);
+        assert_eq!(((6..70).rev().collect::<Vec<_>>(), 8), (new.ids().collect(), old.ids().count()));
+        assert!(old.knows_id(62) && !old.knows_id(61));
     }
 
     #[test]
     fn a_tombstone_comes_back_without_message_and_flags() {
         let (mut header, mut bytes) = (sample(), Vec::new());
         header.set_canonical(false);
-        header.write_tombstone(123, &mut bytes);
+        header.write_tombstone(123, &NEW, &mut bytes);
         let row = Row::read(&bytes).unwrap();
         assert!(row.header.is_tombstone() && row.header.is_canonical());
         assert_eq!((b"".as_slice(), 123), (row.message, row.deleted_at_ms));
@@ -323,47 +424,41 @@ mod tests {
 
     #[test]
     fn newer_formats_are_refused_by_name_and_damage_is_noticed() {
+        for stamp in [OLD, NEW] {
+            let mut bytes = Vec::new();
+            sample().write_tombstone(123, &stamp, &mut bytes);
+            for length in 0..bytes.len() {
+                assert_eq!(Err(RowError::Damaged { bytes: length }), version(&bytes[..length]));
+            }
+            for (at, value) in [(2, 9), (3, 65), (2, 2)] {
+                let mut damaged = bytes.clone();
+                damaged[at] = value;
+                assert!(matches!(Row::read(&damaged), Err(RowError::Damaged { .. })));
+            }
+            bytes[0] = 3;
+            let error = Row::read(&bytes).unwrap_err();
+            assert_eq!(RowError::Format { came: 3 }, error);
+            assert!(error.to_string().contains("row format 3"));
+        }
+    }
+
+    #[test]
+    fn eight_sources_are_kept_and_a_ninth_evicts_none() {
         let mut bytes = Vec::new();
-        sample().write_tombstone(123, &mut bytes);
-        for length in 0..bytes.len() {
-            assert_eq!(Err(RowError::Damaged { bytes: length }), order(&bytes[..length]));
-        }
-        for (at, value) in [(2, 9), (3, 9), (2, 2)] {
-            let mut damaged = bytes.clone();
-            damaged[at] = value;
-            assert!(matches!(Row::read(&damaged), Err(RowError::Damaged { .. })));
-        }
-        bytes[0] = 2;
-        let error = Row::read(&bytes).unwrap_err();
-        assert_eq!(RowError::Format { came: 2 }, error);
-        assert!(error.to_string().contains("row format 2"));
-    }
-
-    #[test]
-    fn eight_sources_are_kept_and_the_least_recently_used_goes_first() {
-        let mut header = Header::new(1, 1);
+        Header::new(1, 1).write_live(b"", &NEW, &mut bytes);
+        let mut note = |source, sequence| {
+            let row = bytes.clone();
+            let mut header = Row::read(&row).unwrap().header;
+            let is_kept = header.note_sequence(source, sequence);
+            header.write_live(b"", &NEW, &mut bytes);
+            (is_kept, Row::read(&bytes).unwrap().header.sequences().collect::<Vec<_>>())
+        };
         for source in 1..=8 {
-            header.note_sequence(source, source * 10);
+            assert!(note(source, source * 10).0);
         }
-        header.note_sequence(1, 11);
-        header.note_sequence(9, 90);
-        assert_eq!(8, header.sequences().len());
-        assert_eq!(None, header.last_sequence(2));
-        assert_eq!(
-            (Some(11), Some(90), Some(30)),
-            (header.last_sequence(1), header.last_sequence(9), header.last_sequence(3))
-        );
-        header.note_sequence(9, 91);
-        assert_eq!((8, Some(91)), (header.sequences().len(), header.last_sequence(9)));
-    }
-
-    #[test]
-    fn eight_ids_are_kept_latest_first() {
-        let mut header = Header::new(1, 1);
-        for id in 1..=9 {
-            header.note_id(id);
-        }
-        assert_eq!(&[9, 8, 7, 6, 5, 4, 3, 2], header.ids());
-        assert!(header.knows_id(2) && !header.knows_id(1));
+        assert!(!note(9, 90).0);
+        let (is_kept, sequences) = note(1, 11);
+        assert!(is_kept);
+        assert_eq!(vec![(1, 11), (2, 20), (3, 30), (4, 40), (5, 50), (6, 60), (7, 70), (8, 80)], sequences);
     }
 }

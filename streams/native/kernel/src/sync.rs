@@ -10,13 +10,16 @@ use std::fmt::Write;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use crate::attributes::decimal;
 use crate::diff::{Change, Delta};
 use crate::digest;
 use crate::envelope::{self, Event, Reason, Refusal, Scratch, ERROR_BYTES_MAX, UNREADABLE};
 use crate::job::{Canonicalised, Job};
+use crate::owner::{Owner, Passed};
+use crate::partition::{LogId, PartitionRecord, LOG_UNKNOWN, PARTITION_KEY};
 use crate::patch::{self, PatchHead, SNAPSHOT_MASK};
 use crate::records::{murmur2_partition, Record, Records, RecordsError};
-use crate::row::{Header, Row, RowError, RESERVED_PREFIX, SCHEMA_KEY, TIME_UNKNOWN};
+use crate::row::{Header, Row, RowError, Stamp, RESERVED_PREFIX, SCHEMA_KEY, TIME_UNKNOWN};
 use crate::table::{Place, Table};
 use crate::wire;
 
@@ -27,6 +30,12 @@ pub const EXPIRE_MAX: usize = 1_000;
 pub const STUCK_DROPS: u16 = 100;
 /// Records whose rows are touched ahead, so that their waits for memory overlap: as many as fit the first cache.
 const WARM_RECORDS: usize = 16;
+/// Header of a copy of rekeyed input: where its record was, as log id in hex, partition and offset, with slashes between.
+pub const REKEY_ORIGIN: &[u8] = b"rekey-origin";
+/// Header of a dead letter: id of the log it was in first, in hex; absent where that is unknown.
+pub const DEAD_LETTER_LOG: &[u8] = b"dlq-origin-topic-id";
+/// Requester for whom an answer is everybody's.
+const EVERYBODY: &str = "*";
 /// Version of the `dlq-` header family.
 pub const DEAD_LETTER_FORMAT: &[u8] = b"1";
 
@@ -47,8 +56,12 @@ pub struct Counts {
     pub dropped_sequence: u64,
     /// Replayed dead letters at or below the offset or sequence that their key has reached meanwhile.
     pub dropped_superseded: u64,
+    /// Copies of rekeyed input that were here before, by the offset they came from.
+    pub dropped_origin: u64,
     /// DELETE of a key that has no live row.
     pub delete_unknown: u64,
+    /// Applied events whose sequence was not kept: their key has those of eight other sources.
+    pub sequences_unkept: u64,
     /// Messages made canonical by the kernel itself.
     pub fallback_native: u64,
     /// Messages made canonical by upb.
@@ -69,6 +82,8 @@ pub struct Counts {
     pub requests_without_key: u64,
     pub requests_foreign: u64,
     pub requests_damaged: u64,
+    /// Requests about keys without a row that name no patch of this partition, or where rows are missing: not answered.
+    pub requests_unknown: u64,
     /// Records copied under their entity key.
     pub rekeyed: u64,
     /// Keys whose sequences were reset on request.
@@ -77,6 +92,10 @@ pub struct Counts {
     pub skipped_types: u64,
     /// Attributes left out because they cannot be read, in the order of [`UNREADABLE`].
     pub unreadable: [u64; UNREADABLE.len()],
+    /// Stops that a request ended.
+    pub resumes: u64,
+    /// Rows that an owner that was none any more had written, put right.
+    pub repaired: u64,
     pub dead: [u64; Reason::ALL.len()],
 }
 
@@ -95,7 +114,9 @@ impl Counts {
             ("dropped.id", self.dropped_id),
             ("dropped.sequence", self.dropped_sequence),
             ("dropped.superseded", self.dropped_superseded),
+            ("dropped.origin", self.dropped_origin),
             ("delete-unknown", self.delete_unknown),
+            ("sequences-unkept", self.sequences_unkept),
             ("fallback.native", self.fallback_native),
             ("fallback.upb", self.fallback_upb),
             ("non-canonical", self.non_canonical),
@@ -109,6 +130,7 @@ impl Counts {
             ("requests.without-key", self.requests_without_key),
             ("requests.foreign", self.requests_foreign),
             ("requests.damaged", self.requests_damaged),
+            ("requests.unknown", self.requests_unknown),
             ("rekeyed", self.rekeyed),
             ("sequence-resets", self.sequence_resets),
             ("skipped.type", self.skipped_types),
@@ -116,6 +138,8 @@ impl Counts {
             ("unreadable.traceparent", self.unreadable[1]),
             ("unreadable.tracestate", self.unreadable[2]),
             ("unreadable.correlation-id", self.unreadable[3]),
+            ("resumes", self.resumes),
+            ("repaired", self.repaired),
         ];
         let dead = Reason::ALL.into_iter().zip(self.dead).filter(|(_, count)| *count > 0);
         let dead = dead.map(|(reason, count)| (Cow::Owned(format!("dead.{}", reason.code())), count));
@@ -195,15 +219,16 @@ struct Buffers {
 
 /// The keyed state of one source partition and the rules of its job.
 pub struct SyncTable {
-    job: Arc<Job>,
-    partition: u32,
-    table: Table,
+    pub(crate) job: Arc<Job>,
+    pub(crate) partition: u32,
+    pub(crate) table: Table,
+    pub(crate) owner: Owner,
     buffers: Buffers,
     /// What an event borrows from, beside its record: its decompressed value and its key as text.
     scratch: Scratch,
     key: Vec<u8>,
     /// Clock of the last call.
-    now_ms: u64,
+    pub(crate) now_ms: u64,
 }
 
 impl SyncTable {
@@ -212,6 +237,7 @@ impl SyncTable {
             table: Table::new(resident).seeded(job.seed),
             job,
             partition,
+            owner: Owner::default(),
             buffers: Buffers::default(),
             scratch: Scratch::default(),
             key: Vec::new(),
@@ -228,7 +254,9 @@ impl SyncTable {
 
     /// Applies a chunk: its rows are in the layer of `mark`, its outputs in the step.
     pub fn process(&mut self, records: &Records, now_ms: u64) -> Result<Step, Failure> {
+        self.refuse_if_late()?;
         self.call(records.nbytes() + 160 * records.len(), now_ms, |call, scratch, key| {
+            call.repair()?;
             let until_ms = now_ms.checked_sub(call.job.tombstone_retention_ms);
             call.step.counts.expired = until_ms.map_or(0, |until_ms| call.table.expire(until_ms, EXPIRE_MAX)) as u64;
             call.step.patches = Records::with_capacity(records.len(), records.nbytes() / 2);
@@ -262,13 +290,16 @@ impl SyncTable {
             Ok(())
         })?;
         self.table.revert();
+        self.recall();
         Ok(Step { mark: 0, ..step })
     }
 
     /// Answers a chunk of `{source}.resync`: the row of each key, again, for who asked. Changes no state but the
     /// sequences and ids of keys whose request has the header `reset-sequence`, which are forgotten.
     pub fn snapshots(&mut self, requests: &Records, now_ms: u64) -> Result<Step, Failure> {
+        self.refuse_if_late()?;
         self.call(0, now_ms, |call, _, _| {
+            call.repair()?;
             let mut answered = HashSet::new();
             for request in requests.iter() {
                 call.request(&request, &mut answered)?;
@@ -283,14 +314,20 @@ impl SyncTable {
         now_ms: u64,
         work: impl FnOnce(&mut Call<'_>, &mut Scratch, &mut Vec<u8>) -> Result<(), Stop>,
     ) -> Result<Step, Failure> {
+        self.settle();
         self.now_ms = now_ms;
+        let stamp = self.stamp();
         let mark = self.table.begin(bytes);
         let mut call = Call {
             job: &self.job,
             partition: self.partition,
+            ordinal: self.owner.record.ordinal(),
             table: &mut self.table,
+            owner: &mut self.owner,
             buffers: &mut self.buffers,
+            stamp,
             now_ms,
+            epoch: None,
             step: Step { mark, ..Step::default() },
         };
         let done = work(&mut call, &mut self.scratch, &mut self.key);
@@ -300,10 +337,13 @@ impl SyncTable {
                 step.counts.rows = self.table.changed() as u64;
                 step.counts.row_bytes = self.table.changed_bytes() as u64;
                 self.keep_schema_record();
+                self.keep_partition_record();
+                self.keep_repairs(mark);
                 Ok(step)
             }
             Err(stop) => {
                 self.table.revert();
+                self.recall();
                 match stop {
                     Stop::Fatal(text) => Ok(Step { fatal: Some(text), ..Step::default() }),
                     Stop::Failed(failure) => Err(failure),
@@ -337,6 +377,9 @@ impl SyncTable {
                 missing.push(key.to_vec());
             }
         };
+        for (key, _) in self.owner.repairs() {
+            note(&self.table, key);
+        }
         for record in records.iter() {
             if requests {
                 requested_key(&record).into_iter().for_each(|key| note(&self.table, key));
@@ -354,17 +397,10 @@ impl SyncTable {
     /// Rows the store holds for keys that [`SyncTable::missing`] listed; None: it holds none.
     pub fn load<'a>(&mut self, rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<(), Failure> {
         for (key, row) in rows {
-            self.table.load(key, row)?;
-        }
-        Ok(())
-    }
-
-    /// A batch of changelog records, straight into the committed rows. A table that is not resident must have been given
-    /// the store's rows of these keys ([`SyncTable::missing`] with `requests`), and returns what changed at the next commit.
-    pub fn restore(&mut self, changelog: &Records) -> Result<(), Failure> {
-        for record in changelog.iter() {
-            let Some(key) = record.key() else { continue };
-            self.table.restore(key, record.value())?;
+            match key {
+                PARTITION_KEY => self.restore_partition(row)?,
+                _ => self.table.load(key, row)?,
+            }
         }
         Ok(())
     }
@@ -374,7 +410,10 @@ impl SyncTable {
 struct Arrival<'a> {
     event: Event<'a>,
     key: &'a [u8],
-    /// The record's own offset, or that of the dead letter it replays.
+    /// Ordinal of a log, and the offset there: the record's own, or that of the dead letter it replays. None: a dead letter
+    /// of a log that nobody knows any more, whose offset says nothing.
+    position: Option<(u32, i64)>,
+    /// What names an event that has no id.
     offset: i64,
     is_replayed: bool,
     /// Hash of source and id, where the event has an id.
@@ -385,9 +424,15 @@ struct Arrival<'a> {
 
 impl Arrival<'_> {
     /// Why the event adds nothing to a row.
-    fn repeats(&self, held: &Header) -> Option<Dropped> {
-        if self.offset <= held.offset {
-            return Some(if self.is_replayed { Dropped::Superseded } else { Dropped::Offset });
+    #[inline]
+    fn repeats(&self, held: &Header<'_>, record: &PartitionRecord) -> Option<Dropped> {
+        if let Some((ordinal, offset)) = self.position {
+            if offset <= held.offset && (ordinal == held.ordinal || record.is_same_log(ordinal, held.ordinal)) {
+                return Some(if self.is_replayed { Dropped::Superseded } else { Dropped::Offset });
+            }
+        }
+        if self.is_replayed && self.is_superseded(held, record) {
+            return Some(Dropped::Superseded);
         }
         if self.id.is_some_and(|id| held.knows_id(id)) {
             return Some(Dropped::Id);
@@ -395,6 +440,14 @@ impl Arrival<'_> {
         let (source, sequence) = self.sequence?;
         let dropped = if self.is_replayed { Dropped::Superseded } else { Dropped::Sequence };
         held.last_sequence(source).is_some_and(|last| sequence <= last).then_some(dropped)
+    }
+
+    /// Whether a replayed dead letter is of an earlier log than the row, or nothing says that it is not.
+    fn is_superseded(&self, held: &Header<'_>, record: &PartitionRecord) -> bool {
+        match self.position {
+            Some((ordinal, _)) => ordinal < held.ordinal && !record.is_same_log(ordinal, held.ordinal),
+            None => self.id.is_none() && self.sequence.is_none(),
+        }
     }
 
     fn time_us(&self) -> i64 {
@@ -412,7 +465,7 @@ enum Dropped {
 
 /// What a key has now, its message as canonical as it gets under the job's own descriptor.
 struct Held<'a> {
-    header: Header,
+    header: Header<'a>,
     message: Cow<'a, [u8]>,
 }
 
@@ -436,6 +489,20 @@ impl From<Change> for Verdict {
     }
 }
 
+/// Where a replayed dead letter first was.
+#[derive(Clone, Copy)]
+struct Origin {
+    /// None: in a log that nobody knows any more.
+    position: Option<(u32, i64)>,
+    offset: i64,
+}
+
+impl Publication<'_> {
+    fn own(self) -> Publication<'static> {
+        Publication { data: Cow::Owned(self.data.into_owned()), ..self }
+    }
+}
+
 /// A patch about to be written. The paths and data of a DELTA are in the buffers.
 struct Publication<'a> {
     kind: patch::Kind,
@@ -450,9 +517,15 @@ struct Publication<'a> {
 struct Call<'t> {
     job: &'t Job,
     partition: u32,
+    /// Which log the records' offsets are of.
+    ordinal: u32,
     table: &'t mut Table,
+    owner: &'t mut Owner,
     buffers: &'t mut Buffers,
+    stamp: Stamp,
     now_ms: u64,
+    /// The epoch of this call, once one was needed.
+    epoch: Option<u64>,
     step: Step,
 }
 
@@ -460,6 +533,10 @@ impl Call<'_> {
     /// Applies one record.
     fn event(&mut self, record: &Record<'_>, scratch: &mut Scratch, key: &mut Vec<u8>) -> Result<(), Stop> {
         let job = self.job;
+        if job.rekeyed && self.is_copied_again(record) {
+            self.step.counts.dropped_origin += 1;
+            return Ok(());
+        }
         let event = envelope::recognise(&job.recognition, record, scratch)?;
         if event.unreadable != 0 {
             self.count_unreadable(event.unreadable);
@@ -468,26 +545,28 @@ impl Call<'_> {
         let arrival = self.arrival(record, event, key)?;
         let place = self.place(key, record.offset())?;
         let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
-        if let Some(dropped) = held.as_ref().and_then(|row| arrival.repeats(&row.header)) {
+        if let Some(dropped) = held.as_ref().and_then(|row| arrival.repeats(&row.header, &self.owner.record)) {
             self.drop_event(place, key, record.offset(), dropped);
             return Ok(());
         }
-        let (counts, buffers) = (&mut self.step.counts, &mut *self.buffers);
-        let published = if event.is_delete {
-            let Some(deletion) = delete(job, held.as_ref(), &arrival, self.now_ms, &mut buffers.row) else {
-                counts.delete_unknown += 1;
-                return Ok(());
-            };
-            Some(deletion)
-        } else {
-            counts.message_bytes += event.data.len() as u64;
-            let over = |row: &Row<'_>| self.now_ms.saturating_sub(row.deleted_at_ms) >= job.tombstone_retention_ms;
-            let gone = held.as_ref().filter(|row| row.header.is_tombstone() && over(row));
+        let over = |row: &Row<'_>| self.now_ms.saturating_sub(row.deleted_at_ms) >= job.tombstone_retention_ms;
+        let gone = held.as_ref().filter(|row| row.header.is_tombstone() && over(row));
+        let held_epoch = held.as_ref().map(|row| row.header.epoch);
+        let mut fresh = Header::new(0, job.fingerprint);
+        if gone.is_some() || held.as_ref().is_none_or(|row| row.header.revision == 0) {
             // Above every epoch this key may have had before its row went.
-            let floor = self.table.epoch_floor().max(gone.map_or(0, |row| row.header.epoch));
-            let fresh = Header::new(self.now_ms.max(floor.saturating_add(1)), job.fingerprint);
+            let floor = self.table.epoch_floor().saturating_add(1).max(self.now_ms);
+            fresh.epoch = (*self.epoch.get_or_insert(floor)).max(held_epoch.map_or(0, |epoch| epoch.saturating_add(1)));
+            fresh.ordinal = self.ordinal;
+            self.owner.issued(fresh.epoch);
+        }
+        let (counts, buffers, stamp) = (&mut self.step.counts, &mut *self.buffers, &self.stamp);
+        let published = if arrival.event.is_delete {
+            delete(job, held, fresh, &arrival, self.now_ms, stamp, &mut buffers.row, counts)
+        } else {
+            counts.message_bytes += arrival.event.data.len() as u64;
             let held = if gone.is_some() { None } else { held };
-            update(job, held, fresh, &arrival, buffers, counts)?
+            update(job, held, fresh, &arrival, stamp, buffers, counts)?
         };
         self.table.write(place, key, Some(&self.buffers.row));
         match published {
@@ -503,10 +582,28 @@ impl Call<'_> {
         let rekeyed = &mut self.step.patches;
         rekeyed.push(Some(key), record.value(), record.timestamp_ms(), record.offset())?;
         for (name, value) in record.headers() {
-            rekeyed.push_header(name, value)?;
+            // Nobody else says where a copy came from.
+            if name != REKEY_ORIGIN {
+                rekeyed.push_header(name, value)?;
+            }
+        }
+        let log = self.owner.record.log();
+        if log != LOG_UNKNOWN {
+            let origin = format!("{}/{}/{}", hex(&log), self.partition, record.offset());
+            rekeyed.push_header(REKEY_ORIGIN, Some(origin.as_bytes()))?;
         }
         self.step.counts.rekeyed += 1;
         Ok(())
+    }
+
+    /// Whether a copy of rekeyed input was here before: the group's offsets were lost, or an owner that was none any more
+    /// copied on. A dead letter that is replayed here is no copy.
+    fn is_copied_again(&mut self, record: &Record<'_>) -> bool {
+        if self.origin(record).is_some() {
+            return false;
+        }
+        let Some((log, partition, offset)) = record.header(REKEY_ORIGIN).and_then(copied_from) else { return false };
+        !self.owner.note_origin(log, partition, offset)
     }
 
     /// Everything about an event but the row it meets. Fatal where it lies in another partition than its key does.
@@ -535,16 +632,29 @@ impl Call<'_> {
             identity.extend_from_slice(event.id.as_bytes());
             digest(identity)
         });
-        let origin = self.origin_offset(record);
-        let offset = origin.unwrap_or(record.offset());
-        Ok(Arrival { event, key, offset, is_replayed: origin.is_some(), id, sequence })
+        let origin = self.origin(record);
+        let position = origin.map_or(Some((self.ordinal, record.offset())), |origin| origin.position);
+        let offset = position.map_or(record.offset(), |(_, offset)| offset);
+        Ok(Arrival { event, key, position, offset, is_replayed: origin.is_some(), id, sequence })
     }
 
-    /// Offset at which a replayed dead letter first was in this very partition.
-    fn origin_offset(&self, record: &Record<'_>) -> Option<i64> {
+    /// Where a replayed dead letter first was in this very partition; None: it is no dead letter of it.
+    fn origin(&self, record: &Record<'_>) -> Option<Origin> {
         let origin = envelope::origin(record)?;
         let own = origin.topic == self.job.source.as_bytes() && origin.partition == i64::from(self.partition);
-        (own && origin.offset < record.offset()).then_some(origin.offset)
+        let held = &self.owner.record;
+        let ordinal = match record.header(DEAD_LETTER_LOG) {
+            // An older release's, or of a log without an id: of the only log there ever was.
+            None => (self.ordinal == 0).then_some(0),
+            Some(id) => unhex(id).and_then(|id| held.logs().find(|(_, log)| *log == id)).map(|(ordinal, _)| ordinal),
+        };
+        let is_current = ordinal.is_some_and(|ordinal| held.is_same_log(ordinal, self.ordinal));
+        // Nothing was in this log at a later offset.
+        let could_be = !is_current || origin.offset < record.offset();
+        (own && could_be).then_some(Origin {
+            position: ordinal.map(|ordinal| (if is_current { self.ordinal } else { ordinal }, origin.offset)),
+            offset: origin.offset,
+        })
     }
 
     /// The place of a key, which a table that is not resident must have been given.
@@ -628,6 +738,11 @@ impl Call<'_> {
     fn request(&mut self, request: &Record<'_>, answered: &mut HashSet<(Vec<u8>, Vec<u8>)>) -> Result<(), Stop> {
         let job = self.job;
         let counts = &mut self.step.counts;
+        if request.headers().any(|(name, _)| name == b"resume") {
+            counts.resumes += u64::from(self.owner.record.stopped.is_some());
+            self.owner.set_stopped(None);
+            return Ok(());
+        }
         let Some(key) = requested_key(request) else {
             counts.requests_without_key += 1;
             return Ok(());
@@ -636,58 +751,51 @@ impl Call<'_> {
             counts.requests_foreign += 1;
             return Ok(());
         }
-        let requester = requester(request.value().unwrap_or_default()).unwrap_or_else(|| {
+        let asked = asked(request.value().unwrap_or_default()).unwrap_or_else(|| {
             counts.requests_damaged += 1;
-            ""
+            Asked::default()
         });
-        if !answered.insert((key.to_vec(), requester.as_bytes().to_vec())) {
+        let is_answered = |requester: &str| answered.contains(&(key.to_vec(), requester.as_bytes().to_vec()));
+        if is_answered(EVERYBODY) || is_answered(asked.requester) {
             return Ok(());
         }
         let place = self.place(key, request.offset())?;
         let counts = &mut self.step.counts;
         let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
         let reset = held.filter(|_| request.headers().any(|(name, _)| name == b"reset-sequence"));
-        let mut publication = Publication {
-            kind: patch::Kind::Delete,
-            epoch: 0,
-            revision: 1,
-            base_revision: 0,
-            digest: 0,
-            data: Cow::Borrowed(&[]),
-        };
-        let mut event_time = None;
-        let is_unknown = held.is_none();
-        match held {
-            Some(row) => {
-                (publication.epoch, publication.revision) = (row.header.epoch, row.header.revision);
-                event_time = time_from_us(row.header.event_time_us);
-                if !row.header.is_tombstone() {
-                    let held = current(job, row, counts)?;
-                    publication.kind = patch::Kind::Snapshot;
-                    publication.digest = digest_of(&held.message, held.header.is_canonical());
-                    publication.data = Cow::Owned(held.message.into_owned());
-                }
-            }
-            // Asked of every partition: only the one that has the key may answer.
-            None if request.headers().any(|(name, _)| name == b"resync-all") => return Ok(()),
-            None => {
-                publication.epoch = self.now_ms.max(self.table.epoch_floor().saturating_add(1));
-            }
-        }
+        let published = held.filter(|row| row.header.revision > 0);
+        let event_time = published.and_then(|row| time_from_us(row.header.event_time_us));
+        let answer = published.map(|row| repeat(job, row, counts)).transpose()?;
         if let Some(Row { mut header, message, deleted_at_ms }) = reset {
             header.forget_sequences();
             header.forget_ids();
             match header.is_tombstone() {
-                true => header.write_tombstone(deleted_at_ms, &mut self.buffers.row),
-                false => header.write_live(message, &mut self.buffers.row),
+                true => header.write_tombstone(deleted_at_ms, &self.stamp, &mut self.buffers.row),
+                false => header.write_live(message, &self.stamp, &mut self.buffers.row),
             }
             counts.sequence_resets += 1;
+        }
+        let is_reset = reset.is_some();
+        let answer = match answer {
+            Some(answer) => Some(answer.own()),
+            // Whose key it is, only the patch tells that made somebody ask, and only where no rows are missing.
+            None if asked.is_of(&self.owner.output, self.partition) && !self.owner.record.is_partial => {
+                let epoch = *self.epoch.get_or_insert(self.now_ms.max(self.table.epoch_floor().saturating_add(1)));
+                self.owner.issued(epoch);
+                // An event that creates the key later must be above this answer.
+                self.table.raise_epoch_floor(epoch);
+                Some(deleted(epoch, 1))
+            }
+            None => None,
+        };
+        if is_reset {
             self.table.write(place, key, Some(&self.buffers.row));
         }
-        if is_unknown {
-            // An event that creates the key later must be above this answer.
-            self.table.raise_epoch_floor(publication.epoch);
-        }
+        let Some(publication) = answer else {
+            self.step.counts.requests_unknown += 1;
+            return Ok(());
+        };
+        answered.insert((key.to_vec(), asked.requester.as_bytes().to_vec()));
         let head = PatchHead { key, event_time, ..PatchHead::default() };
         append(
             &mut self.step,
@@ -698,7 +806,59 @@ impl Call<'_> {
             &mut self.buffers.patch,
             request.timestamp_ms(),
         )?;
-        self.step.patches.push_header(b"resync-for", Some(requester.as_bytes()))?;
+        self.step.patches.push_header(b"resync-for", Some(asked.requester.as_bytes()))?;
+        Ok(())
+    }
+
+    /// Writes rows again that an owner that was none any more wrote after this one or the one before, under this fence; and
+    /// publishes those of which receivers may hold what it published.
+    fn repair(&mut self) -> Result<(), Stop> {
+        let repairs: Vec<(Vec<u8>, Passed)> =
+            self.owner.repairs().map(|(key, passed)| (key.to_vec(), passed)).collect();
+        for (key, passed) in repairs {
+            let place = self.place(&key, -1)?;
+            let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
+            let version = |row: &Row<'_>| {
+                let content = if row.header.is_tombstone() { 0 } else { digest(row.message) };
+                (row.header.epoch, row.header.revision, content)
+            };
+            let right = held.as_ref().map_or((0, 0, 0), version);
+            let above = passed.map(|(order, content)| (order.epoch, order.revision, content)).filter(|passed| {
+                (passed.0, passed.1) > (right.0, right.1)
+                    || ((passed.0, passed.1) == (right.0, right.1) && passed.2 != right.2)
+            });
+            let epoch = above.map(|passed| {
+                let floor = self.table.epoch_floor().saturating_add(1).max(self.now_ms);
+                (*self.epoch.get_or_insert(floor)).max(passed.0.saturating_add(1))
+            });
+            let counts = &mut self.step.counts;
+            counts.repaired += 1;
+            let mut answer = deleted(0, 0);
+            let mut event_time = None;
+            if let Some(row) = held {
+                answer = repeat(self.job, row, counts)?.own();
+                event_time = time_from_us(row.header.event_time_us);
+                let mut header = row.header;
+                if let Some(epoch) = epoch {
+                    (header.epoch, header.revision) = (epoch, 1);
+                }
+                match header.is_tombstone() {
+                    true => header.write_tombstone(row.deleted_at_ms, &self.stamp, &mut self.buffers.row),
+                    false => header.write_live(row.message, &self.stamp, &mut self.buffers.row),
+                }
+            }
+            let row = held.is_some().then_some(self.buffers.row.as_slice());
+            self.table.write(place, &key, row);
+            if let Some(epoch) = epoch {
+                self.owner.issued(epoch);
+                self.table.raise_epoch_floor(epoch);
+                (answer.epoch, answer.revision) = (epoch, 1);
+                let head = PatchHead { key: &key, event_time, ..PatchHead::default() };
+                let now_ms = i64::try_from(self.now_ms).unwrap_or(i64::MAX);
+                let buffers = &mut *self.buffers;
+                append(&mut self.step, self.job, head, &answer, &buffers.delta, &mut buffers.patch, now_ms)?;
+            }
+        }
         Ok(())
     }
 
@@ -723,7 +883,8 @@ impl Call<'_> {
     fn dead_letter(&mut self, record: &Record<'_>, refusal: &Refusal) -> Result<(), Failure> {
         let job = self.job;
         self.step.counts.dead[refusal.reason as usize] += 1;
-        let origin = self.origin_offset(record);
+        let origin = self.origin(record);
+        let own_log = self.owner.record.log();
         let letters = &mut self.step.dead_letters;
         let value = record.value().filter(|_| !job.sealed);
         letters.push(record.key(), value, record.timestamp_ms(), record.offset())?;
@@ -737,7 +898,14 @@ impl Call<'_> {
         let mut header = |name: &str, value: &[u8]| letters.push_header(name.as_bytes(), Some(value));
         header("dlq-origin-topic", job.source.as_bytes())?;
         header("dlq-origin-partition", self.partition.to_string().as_bytes())?;
-        header("dlq-origin-offset", origin.unwrap_or(record.offset()).to_string().as_bytes())?;
+        header("dlq-origin-offset", origin.map_or(record.offset(), |origin| origin.offset).to_string().as_bytes())?;
+        let log = match origin {
+            Some(_) => record.header(DEAD_LETTER_LOG).map(<[u8]>::to_vec),
+            None => (own_log != LOG_UNKNOWN).then(|| hex(&own_log).into_bytes()),
+        };
+        if let Some(log) = log {
+            header("dlq-origin-topic-id", &log)?;
+        }
         header("dlq-origin-timestamp", first_ms.unwrap_or(own_ms.as_bytes()))?;
         header("dlq-reason", refusal.reason.code().as_bytes())?;
         header("dlq-error", cut(&refusal.text, ERROR_BYTES_MAX).as_bytes())?;
@@ -750,53 +918,74 @@ impl Call<'_> {
     }
 }
 
-/// Writes the tombstone of a live row to `row`; None: there is no live row, and so nothing to delete.
+/// Writes the tombstone that a DELETE leaves to `row`. None: nothing was there to delete; the tombstone keeps the DELETE's id
+/// and sequence all the same, so that an older event that comes later is told from a new one.
+#[allow(clippy::too_many_arguments)] // what one event meets
 fn delete(
     job: &Job,
-    held: Option<&Row<'_>>,
+    held: Option<Row<'_>>,
+    fresh: Header<'_>,
     arrival: &Arrival<'_>,
     now_ms: u64,
+    stamp: &Stamp,
     row: &mut Vec<u8>,
+    counts: &mut Counts,
 ) -> Option<Publication<'static>> {
-    let mut header = held.filter(|row| !row.header.is_tombstone())?.header;
+    let is_live = held.as_ref().is_some_and(|row| !row.header.is_tombstone());
+    let mut header = held.map_or(fresh, |row| row.header);
     let base_revision = header.revision;
-    // A source that starts anew says so with a DELETE: only the DELETE's own sequence stays.
-    header.forget_sequences();
-    note(&mut header, arrival);
-    header.revision += 1;
-    header.schema = job.fingerprint;
-    header.event_time_us = arrival.time_us();
-    header.write_tombstone(now_ms, row);
-    Some(Publication {
-        kind: patch::Kind::Delete,
-        epoch: header.epoch,
-        revision: header.revision,
-        base_revision,
-        digest: 0,
-        data: Cow::Borrowed(&[]),
-    })
+    note(&mut header, arrival, counts);
+    if is_live {
+        header.revision += 1;
+        header.schema = job.fingerprint;
+        header.event_time_us = arrival.time_us();
+    } else {
+        counts.delete_unknown += 1;
+    }
+    header.write_tombstone(now_ms, stamp, row);
+    is_live.then(|| Publication { base_revision, ..deleted(header.epoch, header.revision) })
+}
+
+/// A DELETE as it is published for whoever asks.
+fn deleted(epoch: u64, revision: u64) -> Publication<'static> {
+    Publication { kind: patch::Kind::Delete, epoch, revision, base_revision: 0, digest: 0, data: Cow::Borrowed(&[]) }
+}
+
+/// The current revision of a row again.
+fn repeat<'a>(job: &Job, row: Row<'a>, counts: &mut Counts) -> Result<Publication<'a>, Failure> {
+    let again = deleted(row.header.epoch, row.header.revision);
+    if row.header.is_tombstone() {
+        return Ok(again);
+    }
+    let held = current(job, row, counts)?;
+    let digest = digest_of(&held.message, held.header.is_canonical());
+    Ok(Publication { kind: patch::Kind::Snapshot, digest, data: held.message, ..again })
 }
 
 /// Writes the row that follows a message to the buffers; None: it gives no patch. `fresh` starts a key without a row.
 fn update<'a>(
     job: &Job,
     held: Option<Row<'_>>,
-    fresh: Header,
+    fresh: Header<'_>,
     arrival: &Arrival<'a>,
+    stamp: &Stamp,
     buffers: &mut Buffers,
     counts: &mut Counts,
 ) -> Result<Option<Publication<'a>>, Stop> {
     let mut header = held.as_ref().map_or(fresh, |row| row.header);
+    if header.revision == 0 {
+        header.epoch = fresh.epoch;
+    }
     let live = held.filter(|row| !row.header.is_tombstone()).map(|row| current(job, row, counts)).transpose()?;
     let (verdict, message, is_canonical) = compare(job, live.as_ref(), arrival.event.data, &mut buffers.delta, counts)?;
     if let (Some(live), Verdict::Unchanged | Verdict::Ignored) = (&live, verdict) {
         *(if verdict == Verdict::Ignored { &mut counts.ignored } else { &mut counts.unchanged }) += 1;
         header = live.header;
-        note(&mut header, arrival);
-        header.write_live(&live.message, &mut buffers.row);
+        note(&mut header, arrival, counts);
+        header.write_live(&live.message, stamp, &mut buffers.row);
         return Ok(None);
     }
-    note(&mut header, arrival);
+    note(&mut header, arrival, counts);
     let as_delta = verdict == Verdict::Delta && delta_is_smaller(&buffers.delta, header.revision, &message);
     let (kind, base_revision) =
         if as_delta { (patch::Kind::Delta, header.revision) } else { (patch::Kind::Snapshot, 0) };
@@ -806,7 +995,7 @@ fn update<'a>(
     header.event_time_us = arrival.time_us();
     header.set_canonical(is_canonical);
     header.set_snapshot_next(false);
-    header.write_live(&message, &mut buffers.row);
+    header.write_live(&message, stamp, &mut buffers.row);
     Ok(Some(Publication {
         kind,
         epoch: header.epoch,
@@ -818,13 +1007,15 @@ fn update<'a>(
 }
 
 /// Remembers where an event came from.
-fn note(header: &mut Header, arrival: &Arrival<'_>) {
-    header.offset = arrival.offset;
+fn note(header: &mut Header<'_>, arrival: &Arrival<'_>, counts: &mut Counts) {
+    if let Some(position) = arrival.position {
+        (header.ordinal, header.offset) = position;
+    }
     if let Some(id) = arrival.id {
         header.note_id(id);
     }
     if let Some((source, sequence)) = arrival.sequence {
-        header.note_sequence(source, sequence);
+        counts.sequences_unkept += u64::from(!header.note_sequence(source, sequence));
     }
 }
 
@@ -960,16 +1151,53 @@ fn requested_key<'a>(request: &Record<'a>) -> Option<&'a [u8]> {
     request.key().filter(|key| !key.is_empty() && !key.starts_with(RESERVED_PREFIX))
 }
 
-/// `requester` of a streams.v1.Resync; None: the value is damaged.
-fn requester(value: &[u8]) -> Option<&str> {
-    let mut found = "";
+/// What a streams.v1.Resync asks for.
+#[derive(Default)]
+struct Asked<'a> {
+    requester: &'a str,
+    /// Log and partition of the patch that made somebody ask.
+    topic_id: &'a [u8],
+    partition: u64,
+}
+
+impl Asked<'_> {
+    /// Whether it was a patch of this output and partition. Of an output without an id anybody's request may be.
+    fn is_of(&self, output: &LogId, partition: u32) -> bool {
+        *output == LOG_UNKNOWN || (self.topic_id == output && self.partition == u64::from(partition))
+    }
+}
+
+/// Reads a request; None: its value is damaged.
+fn asked(value: &[u8]) -> Option<Asked<'_>> {
+    let mut found = Asked::default();
     for field in wire::records(value) {
         let field = field.ok()?;
-        if (field.number, field.wire_type) == (1, wire::LEN) {
-            found = std::str::from_utf8(field.value).ok()?;
+        match (field.number, field.wire_type) {
+            (1, wire::LEN) => found.requester = std::str::from_utf8(field.value).ok()?,
+            (5, wire::LEN) => found.topic_id = field.value,
+            (6, wire::VARINT) => found.partition = field.varint(),
+            _ => {}
         }
     }
     Some(found)
+}
+
+fn hex(id: &LogId) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &[u8]) -> Option<LogId> {
+    let text = std::str::from_utf8(text).ok().filter(|text| text.len() == 2 * size_of::<LogId>())?;
+    let number = text.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u128::from_str_radix(text, 16).ok())?;
+    number.map(u128::to_be_bytes)
+}
+
+/// Log, partition and offset that a copy of rekeyed input came from.
+fn copied_from(origin: &[u8]) -> Option<(LogId, u32, i64)> {
+    let mut parts = origin.split(|byte| *byte == b'/');
+    let (log, partition, offset) = (parts.next()?, parts.next()?, parts.next()?);
+    let partition = u32::try_from(decimal(partition)?).ok()?;
+    Some((unhex(log)?, partition, i64::try_from(decimal(offset)?).ok()?))
 }
 
 /// Appends one patch to a step and counts it.

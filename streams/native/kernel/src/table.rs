@@ -17,8 +17,9 @@ use std::collections::{BTreeSet, VecDeque};
 use hashbrown::HashTable;
 
 use crate::index_hash;
+use crate::partition::PARTITION_KEY;
 use crate::records::{Records, RecordsError};
-use crate::row::{deleted_at, is_tombstone, order, RowError, SCHEMA_KEY};
+use crate::row::{deleted_at, is_tombstone, version, Order, RowError, RESERVED_PREFIX, SCHEMA_KEY};
 
 /// Arenas of folded layers kept for the next ones: one per layer of two open transactions is more than is ever idle.
 const SPARE_MAX: usize = 4;
@@ -29,6 +30,8 @@ const QUEUED_BYTES: usize = 28;
 /// An arena that one chunk has blown up (large states behind small compressed events) goes back to the system: four times
 /// what a chunk of the usual 8 MiB asks for.
 const SPARE_BYTES_MAX: usize = 32 << 20;
+/// Header of a changelog record without a value: the fence of the owner that removed the row, four bytes, little-endian.
+pub const FENCE_HEADER: &[u8] = b"fence";
 /// Bytes that arrive from memory together, on every machine this runs on.
 const CACHE_LINE: usize = 64;
 
@@ -113,11 +116,28 @@ struct Moved {
     is_made: bool,
 }
 
+/// What became of a changelog record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// It is the row now.
+    Taken,
+    /// It is the row now, though one that an owner before it wrote without knowing of it was a later version.
+    Corrected(Order),
+    /// The row held is a later version.
+    Older,
+    /// An owner wrote it that was none any more.
+    Fenced,
+}
+
 /// See the module's text.
 pub struct Table {
     resident: bool,
     /// Of the index: see [`Table::seeded`].
     seed: u64,
+    /// Fence of the owner, on changelog records that remove a row; 0: none is written.
+    fence: u32,
+    /// The changelog is an older release's: the partition record stays in here.
+    hides_partition: bool,
     index: HashTable<Probe>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -149,6 +169,8 @@ impl Table {
         Table {
             resident,
             seed: 0,
+            fence: 0,
+            hides_partition: false,
             index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -175,9 +197,21 @@ impl Table {
     pub fn is_resident(&self) -> bool {
         self.resident
     }
-    /// Number of committed rows, tombstones included, the schema record not.
+    /// From now on this owner writes: with its fence, and the partition record only where the changelog may have one.
+    pub fn set_owner(&mut self, fence: u32, hides_partition: bool) {
+        (self.fence, self.hides_partition) = (fence, hides_partition);
+    }
+    pub fn hides_partition(&self) -> bool {
+        self.hides_partition
+    }
+    /// Mark of the newest layer; 0: there is none.
+    pub fn newest_mark(&self) -> u64 {
+        self.layers.back().map_or(0, |layer| layer.mark)
+    }
+    /// Number of committed rows, tombstones included, the schema record and the partition record not.
     pub fn len(&self) -> usize {
-        self.rows - usize::from(self.get(SCHEMA_KEY).is_some())
+        let reserved = [SCHEMA_KEY, PARTITION_KEY].into_iter().filter(|key| self.get(key).is_some());
+        self.rows - reserved.count()
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -403,13 +437,21 @@ impl Table {
         let mut out = Records::with_capacity(rows, bytes + 24 * rows);
         for layer in chosen() {
             for (index, dirty) in layer.dirty.iter().enumerate() {
-                if dirty.superseded_by == 0 || dirty.superseded_by > upto {
-                    let key = self.slots[dirty.slot as usize].key();
-                    out.push(Some(key), layer.row(index as u32), -1, -1)?;
+                let key = self.slots[dirty.slot as usize].key();
+                if (dirty.superseded_by == 0 || dirty.superseded_by > upto) && !self.is_hidden(key) {
+                    let row = layer.row(index as u32);
+                    out.push(Some(key), row, -1, -1)?;
+                    if row.is_none() && self.fence > 0 {
+                        out.push_header(FENCE_HEADER, Some(&self.fence.to_le_bytes()))?;
+                    }
                 }
             }
         }
         Ok(out)
+    }
+
+    fn is_hidden(&self, key: &[u8]) -> bool {
+        self.hides_partition && key == PARTITION_KEY
     }
 
     /// Folds all layers up to a mark. A table that is not resident gives the rows that the store must now write.
@@ -435,7 +477,10 @@ impl Table {
                 let unused = row.is_none() && slot.pending == Version::NONE;
                 self.set_committed(dirty.slot, row);
                 if !self.resident {
-                    out.push(Some(self.slots[dirty.slot as usize].key()), row, -1, -1)?;
+                    let key = self.slots[dirty.slot as usize].key();
+                    if !self.is_hidden(key) {
+                        out.push(Some(key), row, -1, -1)?;
+                    }
                 } else if unused {
                     self.remove(dirty.slot);
                 }
@@ -501,7 +546,8 @@ impl Table {
             // The key may have come back since, or have been deleted once more, in a call that is not committed yet.
             let (deleted_at_ms, index) = due;
             if self.newest(index).and_then(deleted_at) == Some(deleted_at_ms) {
-                let epoch = self.newest(index).map_or(Ok(0), |row| order(row).map(|order| order.0)).unwrap_or(0);
+                let epoch =
+                    self.newest(index).map_or(Ok(0), |row| version(row).map(|(order, _)| order.epoch)).unwrap_or(0);
                 self.raise_epoch_floor(epoch);
                 let key = Box::from(self.slots[index as usize].key());
                 self.write(Place { hash: 0, slot: Some(index) }, &key, None);
@@ -532,7 +578,7 @@ impl Table {
         for index in 0..self.slots.len() as u32 {
             let slot = &self.slots[index as usize];
             let idle = slot.pending == Version::NONE && (slot.folded == 0 || slot.folded < self.commits);
-            if slot.key_len > 0 && idle && slot.key() != SCHEMA_KEY {
+            if slot.key_len > 0 && idle && is_row(slot.key()) {
                 self.remove(index);
             }
         }
@@ -550,22 +596,28 @@ impl Table {
         Ok(())
     }
 
-    /// One changelog record: the highest (epoch, revision, offset) of a key wins, of equals the later; None removes.
-    pub fn restore(&mut self, key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
+    /// One changelog record, written under `fence`: the highest fence of a key wins, then the highest [`Order`], of equals
+    /// the later; None removes.
+    pub fn restore(&mut self, key: &[u8], row: Option<&[u8]>, fence: u32) -> Result<Restored, RowError> {
         check(key, row)?;
         let place = self.find(key);
         let held = place.slot.and_then(|slot| self.slots[slot as usize].row());
-        let is_row = key != SCHEMA_KEY;
-        if let Some(held) = held.filter(|_| is_row) {
-            let held = order(held)?;
-            match row {
-                Some(row) if order(row)? < held => return Ok(()),
+        let mut restored = Restored::Taken;
+        if let Some(held) = held.filter(|_| is_row(key)) {
+            let (held, held_fence) = version(held)?;
+            let came = row.map(version).transpose()?.map(|(order, _)| order);
+            if fence < held_fence {
+                return Ok(Restored::Fenced);
+            }
+            match came {
+                Some(came) if came < held && fence == held_fence => return Ok(Restored::Older),
+                Some(came) if came < held => restored = Restored::Corrected(held),
                 Some(_) => {}
-                None => self.raise_epoch_floor(held.0),
+                None => self.raise_epoch_floor(held.epoch),
             }
         }
         if row.is_none() && place.slot.is_none() {
-            return Ok(());
+            return Ok(Restored::Taken);
         }
         let index = place.slot.unwrap_or_else(|| self.create(place.hash, key));
         let before = self.slots[index as usize].row().is_some_and(is_tombstone);
@@ -579,7 +631,7 @@ impl Table {
         } else if row.is_none() && self.slots[index as usize].pending == Version::NONE {
             self.remove(index);
         }
-        Ok(())
+        Ok(restored)
     }
 
     /// Committed row of a key.
@@ -587,16 +639,21 @@ impl Table {
         self.slots[self.find(key).slot? as usize].row()
     }
 
-    /// Keys with a committed row; the schema record is none.
+    /// Keys with a committed row; the schema record and the partition record are none.
     pub fn keys(&self) -> impl Iterator<Item = &[u8]> {
-        self.slots.iter().filter(|slot| slot.row().is_some()).map(Slot::key).filter(|key| *key != SCHEMA_KEY)
+        self.slots.iter().filter(|slot| slot.row().is_some()).map(Slot::key).filter(|key| is_row(key))
     }
+}
+
+/// Whether an entity's row lies under a key, and not what the table keeps beside the rows.
+fn is_row(key: &[u8]) -> bool {
+    !key.starts_with(RESERVED_PREFIX)
 }
 
 fn check(key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
     match row {
         Some([]) => Err(RowError::Damaged { bytes: 0 }),
-        Some(row) if key != SCHEMA_KEY => order(row).map(|_| ()),
+        Some(row) if is_row(key) => version(row).map(|_| ()),
         _ => Ok(()),
     }
 }
@@ -604,20 +661,20 @@ fn check(key: &[u8], row: Option<&[u8]>) -> Result<(), RowError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::{schema_record, Header};
+    use crate::row::{schema_record, Header, Stamp};
 
     const KEY: &[u8] = b"key";
 
     fn row(epoch: u64, revision: u64, message: &[u8]) -> Vec<u8> {
         let (mut header, mut bytes) = (Header::new(epoch, 1), Vec::new());
         (header.revision, header.offset) = (revision, revision as i64);
-        header.write_live(message, &mut bytes);
+        header.write_live(message, &Stamp::default(), &mut bytes);
         bytes
     }
 
     fn tombstone(epoch: u64, deleted_at_ms: u64) -> Vec<u8> {
         let (mut header, mut bytes) = (Header::new(epoch, 1), Vec::new());
-        header.write_tombstone(deleted_at_ms, &mut bytes);
+        header.write_tombstone(deleted_at_ms, &Stamp::default(), &mut bytes);
         bytes
     }
 
@@ -702,7 +759,7 @@ mod tests {
     #[test]
     fn a_removed_row_is_null_in_the_changelog_and_leaves_no_slot() {
         let mut table = Table::new(true);
-        table.restore(KEY, Some(&row(1, 1, b"x"))).unwrap();
+        table.restore(KEY, Some(&row(1, 1, b"x")), 0).unwrap();
         let bytes = table.bytes;
         let mark = table.begin(0);
         put(&mut table, KEY, None);
@@ -710,7 +767,7 @@ mod tests {
         assert_eq!(vec![(KEY.to_vec(), None)], pairs(&table.changelog(0, mark).unwrap()));
         table.commit(mark).unwrap();
         assert_eq!((0, 0, None), (table.len(), table.bytes, table.find(KEY).slot));
-        table.restore(KEY, Some(&row(2, 1, b"x"))).unwrap();
+        table.restore(KEY, Some(&row(2, 1, b"x")), 0).unwrap();
         assert_eq!((1, bytes, 1), (table.len(), table.bytes, table.slots.len()));
     }
 
@@ -718,7 +775,7 @@ mod tests {
     fn a_row_removed_under_one_mark_and_created_under_the_next_survives_both_commits() {
         let mut table = Table::new(true);
         let again = row(2, 1, b"again");
-        table.restore(KEY, Some(&row(1, 1, b"x"))).unwrap();
+        table.restore(KEY, Some(&row(1, 1, b"x")), 0).unwrap();
         let first = table.begin(0);
         put(&mut table, KEY, None);
         let second = table.begin(0);
@@ -733,9 +790,9 @@ mod tests {
     fn tombstones_expire_when_due_at_most_so_many_at_once_and_return_with_an_abort() {
         let mut table = Table::new(true);
         for (at, key) in [(10, b"a"), (20, b"b"), (30, b"c")] {
-            table.restore(key, Some(&tombstone(at, at))).unwrap();
+            table.restore(key, Some(&tombstone(at, at)), 0).unwrap();
         }
-        table.restore(b"b", Some(&row(20, 9, b"came back"))).unwrap();
+        table.restore(b"b", Some(&row(20, 9, b"came back")), 0).unwrap();
         table.begin(0);
         assert_eq!(1, table.expire(30, 1));
         assert_eq!(None, newest(&table, b"a"));
@@ -764,19 +821,19 @@ mod tests {
         assert_eq!((vec![(998, 0)], 1), (table.queue.iter().copied().collect::<Vec<_>>(), table.tombstones()));
         let before = table.nbytes();
         for at in 0..1_000u64 {
-            table.restore(&at.to_le_bytes(), Some(&tombstone(1, at))).unwrap();
+            table.restore(&at.to_le_bytes(), Some(&tombstone(1, at)), 0).unwrap();
         }
         assert_eq!((1_001, 1_001), (table.queue.len(), table.tombstones()));
         assert!(table.nbytes() > before + 1_000 * (8 + 52 + ALLOCATION_BYTES + QUEUED_BYTES));
-        table.restore(KEY, Some(&row(2, 1, b"back"))).unwrap();
-        table.restore(&7u64.to_le_bytes(), None).unwrap();
+        table.restore(KEY, Some(&row(2, 1, b"back")), 0).unwrap();
+        table.restore(&7u64.to_le_bytes(), None, 0).unwrap();
         assert_eq!((999, 999), (table.queue.len(), table.tombstones()));
     }
 
     #[test]
     fn tombstones_are_counted_with_what_is_not_committed_and_without_what_was_dropped() {
         let mut table = Table::new(true);
-        table.restore(b"a", Some(&tombstone(1, 5))).unwrap();
+        table.restore(b"a", Some(&tombstone(1, 5)), 0).unwrap();
         let first = table.begin(0);
         put(&mut table, KEY, Some(&tombstone(1, 6)));
         put(&mut table, b"a", Some(&row(1, 2, b"back")));
@@ -817,7 +874,7 @@ mod tests {
         let key = KEY.to_vec();
         assert_eq!(vec![(b"a".to_vec(), 5, false), (key.clone(), 7, true)], moved(&mut table));
         assert!(moved(&mut table).is_empty(), "told once");
-        table.restore(KEY, Some(&tombstone(2, 9))).unwrap();
+        table.restore(KEY, Some(&tombstone(2, 9)), 0).unwrap();
         table.commit(mark).unwrap();
         assert_eq!(vec![(key.clone(), 7, false), (key, 9, true)], moved(&mut table));
         table.evict();
@@ -831,18 +888,18 @@ mod tests {
         let mut table = Table::new(true);
         let (low, high, other) = (row(1, 9, b"low"), row(2, 1, b"high"), row(2, 1, b"later"));
         for row in [&low, &high, &low] {
-            table.restore(KEY, Some(row)).unwrap();
+            table.restore(KEY, Some(row), 0).unwrap();
         }
         assert_eq!(Some(high.as_slice()), table.get(KEY));
-        table.restore(KEY, Some(&other)).unwrap();
+        table.restore(KEY, Some(&other), 0).unwrap();
         assert_eq!(Some(other.as_slice()), table.get(KEY));
-        table.restore(KEY, None).unwrap();
-        table.restore(b"never there", None).unwrap();
+        table.restore(KEY, None, 0).unwrap();
+        table.restore(b"never there", None, 0).unwrap();
         assert_eq!((None, 0, 2, 0), (table.get(KEY), table.len(), table.epoch_floor(), table.index.len()));
-        table.restore(SCHEMA_KEY, Some(&schema_record(b"fields"))).unwrap();
+        table.restore(SCHEMA_KEY, Some(&schema_record(b"fields")), 0).unwrap();
         assert_eq!((0, 0), (table.len(), table.keys().count()));
-        assert_eq!(Err(RowError::Format { came: 9 }), table.restore(KEY, Some(&[9; 60])));
-        assert_eq!(Err(RowError::Damaged { bytes: 0 }), table.restore(KEY, Some(&[])));
+        assert_eq!(Err(RowError::Format { came: 9 }), table.restore(KEY, Some(&[9; 60]), 0));
+        assert_eq!(Err(RowError::Damaged { bytes: 0 }), table.restore(KEY, Some(&[]), 0));
     }
 
     #[test]
@@ -871,9 +928,9 @@ mod tests {
         let (old, new) = (row(1, 1, b"old"), row(1, 2, b"new"));
         table.load(KEY, Some(&new)).unwrap();
         table.load(b"gone", Some(&old)).unwrap();
-        table.restore(KEY, Some(&old)).unwrap();
-        table.restore(b"gone", None).unwrap();
-        table.restore(b"other", Some(&old)).unwrap();
+        table.restore(KEY, Some(&old), 0).unwrap();
+        table.restore(b"gone", None, 0).unwrap();
+        table.restore(b"other", Some(&old), 0).unwrap();
         let written = pairs(&table.commit(0).unwrap());
         assert_eq!(vec![(b"gone".to_vec(), None), (b"other".to_vec(), Some(old))], written);
     }
@@ -895,7 +952,7 @@ mod tests {
         for (seed, places) in [(0, 1), (1, 1_000), (u64::MAX / 3, 1_000)] {
             let mut table = Table::new(true).seeded(seed);
             for key in &chosen {
-                table.restore(key, Some(&row(1, 1, b"x"))).unwrap();
+                table.restore(key, Some(&row(1, 1, b"x")), 0).unwrap();
             }
             let hashes: std::collections::HashSet<u32> = table.index.iter().map(|probe| probe.hash).collect();
             assert_eq!(places, hashes.len());

@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(align(&old, &new), Some([&[int(1, 2)], &old[1..]].concat().concat()));
         for wrap in [|inner| len(40, inner), |inner| group(12, inner), |inner| [len(17, ""), len(17, inner)].concat()] {
             let [old, new] = [&old, &new].map(|fields: &[Vec<u8>; 4]| wrap(fields[1..].concat()));
-            assert_eq!(align(&[old.clone()], &[new]), Some(old));
+            assert_eq!(align(std::slice::from_ref(&old), &[new]), Some(old));
         }
     }
 
@@ -147,7 +147,7 @@ mod tests {
     fn in_the_values_of_maps_too() {
         let entry = |inner: &[Vec<u8>]| len(19, [int(1, 5), len(2, inner.concat())].concat());
         let (old, new) = (entry(&[int(900, 1), int(901, 1)]), entry(&[int(901, 1), int(900, 1)]));
-        assert_eq!(align(&[old.clone()], &[new]), Some(old));
+        assert_eq!(align(std::slice::from_ref(&old), &[new]), Some(old));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use streams_kernel::digest;
 use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
+use streams_kernel::owner::Assignment;
+use streams_kernel::partition::{LogId, PARTITION_KEY};
 use streams_kernel::patch::{self, Kind as PatchKind, Patch};
 use streams_kernel::records::{murmur2_partition, Records};
 use streams_kernel::row::{Row, SCHEMA_KEY};
@@ -14,6 +16,8 @@ use streams_kernel::wire::put_len;
 
 const NOW: u64 = 1_700_000_000_000;
 const RETENTION: u64 = 1_000;
+const LOG: LogId = [1; 16];
+const OUTPUT: LogId = [2; 16];
 
 /// Stands in for upb: drops field 15, so that a message with it is one that only upb can make canonical.
 struct Upb;
@@ -62,6 +66,8 @@ fn spec() -> JobSpec {
         partitions: 0,
         record_bytes_max: 10_000,
         tombstone_retention_ms: RETENTION,
+        ids_per_key: 8,
+        rekeyed: false,
         schema_ids: Vec::new(),
         message_index: vec![0],
         types: Types::default(),
@@ -195,7 +201,7 @@ fn a_key_that_only_drops_is_named_once() {
 }
 
 #[test]
-fn delete_leaves_a_tombstone_resets_sequences_and_the_key_comes_back_in_its_epoch() {
+fn delete_leaves_a_tombstone_that_remembers_and_the_key_comes_back_in_its_epoch() {
     let mut table = table(|_| {});
     let ce = |id, sequence| [("ce_specversion", "1.0"), ("ce_id", id), ("ce_source", "a"), ("ce_sequence", sequence)];
     let value = message("name", 1);
@@ -206,11 +212,14 @@ fn delete_leaves_a_tombstone_resets_sequences_and_the_key_comes_back_in_its_epoc
                 ("k", None, &[]),
                 ("k", None, &[]),
                 ("other", None, &[]),
-                ("k", Some(&value), &ce("2", "1")),
+                ("k", Some(&value), &ce("2", "50")),
+                ("k", Some(&value), &ce("1", "51")),
+                ("k", Some(&value), &ce("2", "51")),
             ]),
             NOW,
         )
         .unwrap();
+    assert_eq!((1, 1), (step.counts.dropped_sequence, step.counts.dropped_id));
     assert_eq!(vec![(PatchKind::Snapshot, 0, 1), (PatchKind::Delete, 1, 2), (PatchKind::Snapshot, 0, 3)], kinds(&step));
     assert_eq!((2, 1), (step.counts.delete_unknown, step.counts.deletes));
     let found = patches(&step);
@@ -545,13 +554,15 @@ fn snapshots_answer_rows_tombstones_and_unknown_keys_and_change_nothing() {
         .unwrap();
     let mut requester = Vec::new();
     put_len(&mut requester, 1, "büro".as_bytes());
+    put_len(&mut requester, 5, &OUTPUT);
+    table.assigned(&Assignment { log: LOG, output: OUTPUT, ..Assignment::default() }).unwrap();
     let requests = chunk(&[
         ("live", Some(&requester), &[]),
         ("live", Some(&requester), &[]),
         ("live", Some(b"\xff"), &[]),
         ("dead", Some(&requester), &[]),
         ("unknown", Some(&requester), &[]),
-        ("elsewhere", Some(&requester), &[("resync-all", "1")]),
+        ("elsewhere", None, &[]),
         ("null", Some(&requester), &[]),
     ]);
     let answers = table.snapshots(&requests, NOW + 9).unwrap();
@@ -573,8 +584,10 @@ fn snapshots_answer_rows_tombstones_and_unknown_keys_and_change_nothing() {
         (header(&answers.patches, 0, "resync-for"), header(&answers.patches, 1, "resync-for"))
     );
     assert_eq!((1, 1, 0), (answers.counts.requests_damaged, answers.counts.requests_without_key, answers.counts.rows));
+    assert_eq!(1, answers.counts.requests_unknown);
     assert!(answers.mark > step.mark);
-    assert_eq!(0, table.table().changelog(step.mark, answers.mark).unwrap().len());
+    let changed = table.table().changelog(step.mark, answers.mark).unwrap();
+    assert_eq!((1, Some(PARTITION_KEY)), (changed.len(), changed.get(0).key()), "the epoch of the answer");
     // The key that is created later is above what was answered.
     let created = table.process(&at(chunk(&[("unknown", Some(&value), &[])]), 20), NOW + 9).unwrap();
     assert_eq!(NOW + 10, patches(&created)[0].head.epoch);
@@ -636,7 +649,7 @@ fn a_table_over_a_store_asks_for_what_it_lacks_and_fails_without() {
     table.load([(b"a".as_slice(), None), (b"b".as_slice(), None)].into_iter()).unwrap();
     let step = table.process(&records, NOW).unwrap();
     assert_eq!((2, 1), (step.counts.patches, step.dead_letters.len()));
-    assert_eq!(3, table.table_mut().commit(step.mark).unwrap().len(), "two rows and the schema record");
+    assert_eq!(4, table.commit(step.mark).unwrap().len(), "two rows, the schema record and the partition record");
     assert_eq!(vec![b"q".to_vec()], table.missing(&chunk(&[("q", None, &[])]), true));
 }
 

@@ -9,7 +9,9 @@ use pyo3::types::{PyBytes, PyDict};
 use streams_kernel::confluent::SchemaIndexes;
 use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
-use streams_kernel::row::{self, Row, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
+use streams_kernel::owner::Assignment;
+use streams_kernel::partition::{LogId, PartitionRecord, LOG_UNKNOWN, PARTITION_KEY};
+use streams_kernel::row::{self, Row, IDS_DEFAULT, RESERVED_PREFIX, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
 use streams_kernel::sync::{Failure, Step, SyncTable, EXPIRE_MAX};
 
 use crate::kernel::PySchema;
@@ -55,7 +57,7 @@ impl PyJob {
     #[pyo3(signature = (schema, *, r#type, fingerprint, field_table, source, key, sequence, format, partitions,
                         record_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed, canonicalise,
                         names=vec![], event_types=vec![], other_types="dead_letter", schema_indexes="standard",
-                        also_indexes=vec![], other_indexes=vec![]))]
+                        also_indexes=vec![], other_indexes=vec![], ids_per_key=IDS_DEFAULT, rekeyed=false))]
     #[allow(clippy::too_many_arguments)] // a job's settings, by name only
     fn new(
         schema: &PySchema,
@@ -79,6 +81,8 @@ impl PyJob {
         schema_indexes: &str,
         also_indexes: Vec<Vec<i32>>,
         other_indexes: Vec<Vec<i32>>,
+        ids_per_key: usize,
+        rekeyed: bool,
     ) -> PyResult<PyJob> {
         let indexes = SchemaIndexes::parse(schema_indexes).ok_or_else(|| {
             invalid(format!("schema_indexes: came {schema_indexes:?}, wanted standard, plain, reversed or none"))
@@ -102,6 +106,8 @@ impl PyJob {
             partitions,
             record_bytes_max,
             tombstone_retention_ms,
+            ids_per_key,
+            rekeyed,
             schema_ids,
             message_index,
             types,
@@ -218,7 +224,7 @@ impl PyTable {
     }
 
     fn commit(&self, py: Python<'_>, upto_mark: u64) -> PyResult<PyRecords> {
-        let rows = self.detached(py, |table| table.table_mut().commit(upto_mark))?;
+        let rows = self.detached(py, |table| table.commit(upto_mark))?;
         Ok(rows.map_err(invalid)?.into())
     }
 
@@ -237,7 +243,7 @@ impl PyTable {
     }
 
     fn drop_pending(&self, py: Python<'_>) -> PyResult<()> {
-        self.detached(py, |table| table.table_mut().drop_pending())
+        self.detached(py, |table| table.drop_pending())
     }
 
     #[pyo3(signature = (records, *, requests=false))]
@@ -265,6 +271,58 @@ impl PyTable {
         self.detached(py, |table| table.restore(changelog))?.map_err(invalid)
     }
 
+    #[pyo3(signature = (*, log, output, generation, is_group_new=false, is_replaced=false))]
+    fn assigned<'p>(
+        &self,
+        py: Python<'p>,
+        log: &[u8],
+        output: &[u8],
+        generation: Option<u32>,
+        is_group_new: bool,
+        is_replaced: bool,
+    ) -> PyResult<Bound<'p, PyDict>> {
+        let assignment = Assignment {
+            log: log_id("log", log)?,
+            output: log_id("output", output)?,
+            generation,
+            is_group_new,
+            is_replaced,
+        };
+        let came = self.detached(py, |table| table.assigned(&assignment))?.map_err(failed)?;
+        let answer = PyDict::new(py);
+        answer.set_item("replaced", came.is_replaced)?;
+        answer.set_item("ordinal", came.ordinal)?;
+        answer.set_item("known", came.is_known)?;
+        answer.set_item("late", came.is_late)?;
+        Ok(answer)
+    }
+
+    fn stop(&self, py: Python<'_>, reason: &str, offset: i64, count: u64, now_ms: u64) -> PyResult<u64> {
+        self.detached(py, |table| table.stop(reason, offset, count, now_ms))?.map_err(failed)
+    }
+
+    fn resume(&self, py: Python<'_>, now_ms: u64) -> PyResult<u64> {
+        self.detached(py, |table| table.resume(now_ms))?.map_err(failed)
+    }
+
+    fn upgrade(&self, py: Python<'_>) -> PyResult<u64> {
+        self.detached(py, |table| table.upgrade())?.map_err(failed)
+    }
+
+    fn set_partial(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, SyncTable::set_partial)
+    }
+
+    fn raise_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        self.detached(py, |table| table.raise_epoch(epoch))
+    }
+
+    #[getter]
+    fn partition_record<'p>(&self, py: Python<'p>) -> PyResult<Bound<'p, PyDict>> {
+        let record = self.detached(py, |table| table.partition_record().clone())?;
+        partition_fields(py, &record)
+    }
+
     fn get<'p>(&self, py: Python<'p>, key: &[u8]) -> PyResult<Option<Bound<'p, PyBytes>>> {
         let row = self.detached(py, |table| table.table().get(key).map(<[u8]>::to_vec))?;
         Ok(row.map(|row| PyBytes::new(py, &row)))
@@ -285,18 +343,76 @@ impl PyTable {
     }
 }
 
+fn failed(failure: Failure) -> PyErr {
+    PyRuntimeError::new_err(failure.0)
+}
+
+/// An id of 16 bytes, or none.
+fn log_id(name: &str, id: &[u8]) -> PyResult<LogId> {
+    match id {
+        [] => Ok(LOG_UNKNOWN),
+        id => id.try_into().map_err(|_| invalid(format!("{name}: came {} bytes, wanted 16, or none", id.len()))),
+    }
+}
+
+fn id_bytes<'p>(py: Python<'p>, id: &LogId) -> Bound<'p, PyBytes> {
+    PyBytes::new(py, if *id == LOG_UNKNOWN { &[] } else { id })
+}
+
+fn partition_fields<'p>(py: Python<'p>, record: &PartitionRecord) -> PyResult<Bound<'p, PyDict>> {
+    let (fields, logs, origins) = (PyDict::new(py), PyDict::new(py), PyDict::new(py));
+    for (ordinal, log) in record.logs() {
+        logs.set_item(ordinal, id_bytes(py, &log))?;
+    }
+    for (log, offsets) in record.origins() {
+        let found = PyDict::new(py);
+        for (partition, offset) in offsets {
+            found.set_item(partition, offset)?;
+        }
+        origins.set_item(id_bytes(py, log), found)?;
+    }
+    let stop = match &record.stopped {
+        None => None,
+        Some(stopped) => {
+            let stop = PyDict::new(py);
+            stop.set_item("reason", &stopped.reason)?;
+            stop.set_item("offset", stopped.offset)?;
+            stop.set_item("since_ms", stopped.since_ms)?;
+            stop.set_item("count", stopped.count)?;
+            Some(stop)
+        }
+    };
+    fields.set_item("row_format", record.row_format)?;
+    fields.set_item("logs", logs)?;
+    fields.set_item("ordinal", record.ordinal())?;
+    fields.set_item("last_epoch", record.last_epoch)?;
+    fields.set_item("fence", record.fence)?;
+    fields.set_item("partial", record.is_partial)?;
+    fields.set_item("stop", stop)?;
+    fields.set_item("origins", origins)?;
+    Ok(fields)
+}
+
+/// A partition record by the names of its parts; ValueError on damage or a newer format.
+#[pyfunction]
+fn decode_partition<'p>(py: Python<'p>, record: &[u8]) -> PyResult<Bound<'p, PyDict>> {
+    partition_fields(py, &PartitionRecord::decode(record).map_err(invalid)?)
+}
+
 /// A row by the names of its parts; ValueError on damage or a newer format.
 #[pyfunction]
 fn decode_row<'p>(py: Python<'p>, row: &[u8]) -> PyResult<Bound<'p, PyDict>> {
     let Row { header, message, deleted_at_ms } = Row::read(row).map_err(invalid)?;
     let fields = PyDict::new(py);
-    fields.set_item("format", ROW_FORMAT)?;
+    fields.set_item("format", header.format)?;
     fields.set_item("tombstone", header.is_tombstone())?;
     fields.set_item("canonical", header.is_canonical())?;
     fields.set_item("snapshot_next", header.is_snapshot_next())?;
     fields.set_item("epoch", header.epoch)?;
     fields.set_item("revision", header.revision)?;
     fields.set_item("offset", header.offset)?;
+    fields.set_item("ordinal", header.ordinal)?;
+    fields.set_item("fence", header.fence)?;
     fields.set_item("schema", header.schema)?;
     fields.set_item("event_time_us", (header.event_time_us != TIME_UNKNOWN).then_some(header.event_time_us))?;
     fields.set_item("deleted_at_ms", header.is_tombstone().then_some(deleted_at_ms))?;
@@ -305,7 +421,7 @@ fn decode_row<'p>(py: Python<'p>, row: &[u8]) -> PyResult<Bound<'p, PyDict>> {
         sequences.set_item(source, sequence)?;
     }
     fields.set_item("sequences", sequences)?;
-    fields.set_item("ids", header.ids().to_vec())?;
+    fields.set_item("ids", header.ids().collect::<Vec<_>>())?;
     fields.set_item("message", PyBytes::new(py, message))?;
     Ok(fields)
 }
@@ -323,5 +439,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("SCHEMA_KEY", PyBytes::new(m.py(), SCHEMA_KEY))?;
     m.add("EXPIRE_MAX", EXPIRE_MAX)?;
     m.add_function(wrap_pyfunction!(deleted_at, m)?)?;
+    m.add("PARTITION_KEY", PyBytes::new(m.py(), PARTITION_KEY))?;
+    m.add("ROW_FORMAT", ROW_FORMAT)?;
+    m.add("RESERVED_PREFIX", PyBytes::new(m.py(), RESERVED_PREFIX))?;
+    m.add_function(wrap_pyfunction!(decode_partition, m)?)?;
     m.add_function(wrap_pyfunction!(decode_row, m)?)
 }
