@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streams._native import EXPIRE_MAX, SCHEMA_KEY, Job, Records, Table, decode_row
+from streams._native import EXPIRE_MAX, RESERVED_PREFIX, SCHEMA_KEY, Job, Records, Table, decode_row
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.schema import MessageSchema
 from streams.options import SyncSettings
@@ -138,7 +138,7 @@ class Life:
     def rows(self) -> set[bytes]:
         """Keys with a row in the store, tombstones included."""
         assert self.state.store is not None
-        return {key for key, _ in self.state.store.items() if key != SCHEMA_KEY}
+        return {key for key, _ in self.state.store.items() if not key.startswith(RESERVED_PREFIX)}
 
 
 @pytest.mark.parametrize("restart", ["none", "restart", "lost", "older"])
