@@ -42,7 +42,7 @@ lint: venv  ## what CI checks besides tests
 	cd $(NATIVE) && $(CARGO) clippy --release --all-targets -- --deny warnings
 
 proto: venv  ## the generated modules and the copy that the wheel carries, from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. $(shell find proto -name '*.proto' | sort)
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. $(shell find proto/streams -name '*.proto' | sort)
 	rm -rf streams/contracts
 	cp -R proto streams/contracts
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from streams.cli.proto import CONTRACTS
 from streams.demo.v1.aircraft_pb2 import AircraftState
@@ -15,6 +15,7 @@ from streams.kernel import rule
 from streams.v1.cloudevents_pb2 import CloudEvent, CloudEventAttributeValue, CloudEventBatch
 from streams.v1.patch_pb2 import FieldPath, Patch, PatchBatch
 from streams.v1.resync_pb2 import Resync
+from tests.protos import PROTO, compile_set
 
 PATCH = """
 1 bytes key, 2 uint64 revision, 3 uint64 base_revision, 4 enum kind, 5 string type, 6 message mask, 7 bytes data,
@@ -37,8 +38,6 @@ DEVICE = """
 24 repeated int32 slots
 """
 RESYNC = "1 string requester, 2 uint64 epoch, 3 uint64 held_revision, 4 enum reason"
-
-PROTO = Path(__file__).resolve().parents[2] / "proto"
 
 NAMES = {name for name in vars(FieldDescriptor) if name.startswith("TYPE_")}
 TYPES = {getattr(FieldDescriptor, name): name.removeprefix("TYPE_").lower() for name in NAMES}
@@ -78,11 +77,13 @@ def test_field_paths_are_packed() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(PROTO.rglob("*.proto")), ids=lambda path: path.stem)
-def test_every_file_names_its_packages_for_other_languages(path: Path) -> None:
+def test_every_file_names_its_packages_for_other_languages(path: Path, tmp_path: Path) -> None:
     """Without `go_package` protoc-gen-go refuses a file; without the others Java and C# get odd names."""
-    module = ".".join(path.relative_to(PROTO).with_suffix("").parts)
-    file = importlib.import_module(f"{module}_pb2").DESCRIPTOR
-    options = file.GetOptions()
+    source = str(path.relative_to(PROTO))
+    (file,) = FileDescriptorSet.FromString(
+        compile_set(tmp_path / "set.binpb", source, imports=False, root=PROTO).read_bytes()
+    ).file
+    options = file.options
     package = file.package.split(".")
 
     assert options.java_multiple_files

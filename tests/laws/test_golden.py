@@ -9,16 +9,22 @@ import pytest
 from google.protobuf.message import Message
 
 from streams._native import decode_patch
+from streams.client.held import HeldStates
 from streams.demo.v1.aircraft_pb2 import AircraftState
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel import reference
 from streams.kernel.envelope import Rules, recognise
+from streams.kernel.messages import descriptor_of
 from streams.kernel.patch import apply_patch
 from streams.kernel.schema import MessageSchema
 from streams.v1.patch_pb2 import Patch
 from tests.laws.write_golden import GOLDEN, files
+from tests.protos import message_class
 
-CLASSES: dict[str, type[Message]] = {cls.DESCRIPTOR.full_name: cls for cls in (DeviceState, AircraftState)}
+EVERYTHING = message_class("streams.golden.v1.Everything")
+CLASSES: dict[str, type[Message]] = {
+    descriptor_of(cls).full_name: cls for cls in (DeviceState, AircraftState, EVERYTHING)
+}
 SCHEMAS = {name: MessageSchema(cls) for name, cls in CLASSES.items()}
 
 
@@ -33,7 +39,7 @@ def unhex(text: str | None) -> bytes | None:
     return None if text is None else bytes.fromhex(text)
 
 
-@pytest.mark.parametrize("file", ["patches.json", "canonical.json", "envelopes.json"])
+@pytest.mark.parametrize("file", ["patches.json", "canonical.json", "envelopes.json", "rule.json"])
 def test_files_are_up_to_date(file: str) -> None:
     """The files are what `python -m tests.laws.write_golden` writes."""
     assert json.loads((GOLDEN / file).read_text()) == files()[file]
@@ -47,6 +53,15 @@ def test_patch(vector: dict[str, Any]) -> None:
     patch = Patch.FromString(bytes.fromhex(vector["patch"]))
     read = decode_patch(bytes.fromhex(vector["patch"]))
     assert (read["paths"], read["data"].hex()) == (vector["paths"], vector["data"])
+    assert read["numbers"] == vector["numbers"]
+    states = HeldStates(cls, requester="r", asks=None)
+    if vector["before"] is not None:
+        first = reference.snapshot(
+            cls, before or b"", key=patch.key, epoch=patch.epoch, revision=patch.revision - 1, schema=patch.schema
+        )
+        assert states.take(0, 0, patch.key, first.SerializeToString()) is not None
+    assert states.take(0, 1, patch.key, bytes.fromhex(vector["patch"])) is not None
+    assert (after, 0) == (states.state(patch.key), states.counts.refused)
     assert f"{patch.digest:016x}" == vector["digest"]
     for state in [before, *([unhex(vector["between"])] if "between" in vector else [])]:
         made = apply_patch(cls.FromString(state or b""), patch)

@@ -16,9 +16,11 @@ from streams.demo.v1.aircraft_pb2 import AircraftState
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel import reference
 from streams.kernel.envelope import Event, binary, confluent_prefix, structured
+from streams.kernel.rule import Held, decide
 from streams.kernel.schema import fingerprint
 from streams.v1.cloudevents_pb2 import CloudEvent
 from streams.v1.patch_pb2 import Patch
+from tests.protos import message_class
 
 GOLDEN = Path(__file__).resolve().parent.parent.parent / "proto" / "golden"
 EPOCH = 1_767_323_045_678
@@ -63,7 +65,10 @@ def changed(state: Message, **values: Any) -> Message:
         for parent in parents:
             at = getattr(at, parent)
         at.ClearField(name)
-        if isinstance(value, list):
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for item in value:
+                getattr(at, name).add(**item)
+        elif isinstance(value, list):
             getattr(at, name).extend(value)
         elif isinstance(value, dict):
             getattr(at, name).update(value)
@@ -108,7 +113,67 @@ def states() -> list[tuple[str, Message | None, Message | None]]:
         ("an unknown field at top level changes: a snapshot", here, unknown),
         ("an unknown field in a nested message changes: named whole", here, inside),
         ("a delete", here, None),
+        *states_of_everything(),
     ]
+
+
+def states_of_everything() -> list[tuple[str, Message | None, Message | None]]:
+    """The same for what the sample messages do not have."""
+    every = everything()
+    to_part, to_zero = changed(every, text=None), changed(every, number=0)
+    to_part.picked.id = "p"
+    beside = every.FromString(canonical(every) + bytes.fromhex("1863"))
+    below = changed(every)
+    below.part.MergeFromString(bytes.fromhex("1863"))
+    extended = every.FromString(canonical(every) + bytes.fromhex("a00605"))
+    struct, parts = changed(every), changed(every)
+    struct.extra["b"] = [1, None, "x"]
+    parts.parts["a"].count = 5
+    del parts.parts["é"]
+    return [
+        ("a oneof switches: both members are named", every, to_part),
+        ("a oneof switches to a default, which is on the wire", every, to_zero),
+        ("a field of a group: a dotted path", every, changed(every, spot__x=-1)),
+        ("a list of groups is replaced whole", every, changed(every, stop=[{"name": "c"}])),
+        (
+            "beside a required field: data lacks it, and is merged without the check",
+            every,
+            changed(every, part__count=2),
+        ),
+        ("a map of messages is replaced whole", every, parts),
+        ("a map by sint32, ascending by value", every, changed(every, names={-5: "e", 3: "c", -1: "a"})),
+        ("a wrapper: named whole", every, changed(every, limit__value=6)),
+        ("a wrapper of its default is there, and empty", every, changed(every, limit__value=0)),
+        ("a Timestamp's nanoseconds: named whole", every, changed(every, at__nanos=6)),
+        ("a Struct is named whole", every, struct),
+        ("a closed enum, single and in lists", every, changed(every, level=-3, levels=[1], packed_levels=[2, -3])),
+        ("beside a value that the enum does not declare: a snapshot", beside, changed(beside, levels=[1, 2])),
+        ("the same in a nested message: named whole", below, changed(below, part__levels=[2])),
+        ("another field may change beside such a value", beside, changed(beside, level=1)),
+        ("an extension changes: a snapshot", every, extended),
+    ]
+
+
+def everything() -> Any:
+    """A message with what proto2 has, and with types of google.protobuf."""
+    state: Any = message_class("streams.golden.v1.Everything")(
+        id="e-1",
+        level=2,
+        levels=[2, 1],
+        packed_levels=[1, 2],
+        text="t",
+        limit={"value": 5},
+        at={"seconds": 1, "nanos": 5},
+    )
+    state.spot.x, state.spot.label = 1, "here"
+    for name in ("a", "b"):
+        state.stop.add(name=name)
+    state.part.id, state.part.count = "p-1", 1
+    for key in ("b", "a", "é"):
+        state.parts[key].id = key
+    state.names.update({3: "c", -1: "a"})
+    state.extra.update({"b": {"c": 1.5}, "a": True})
+    return state
 
 
 def patch_vectors() -> list[Json]:
@@ -127,23 +192,74 @@ def patch_vectors() -> list[Json]:
             patch = reference.delta(cls, old or b"", new, **head)
         patch.event_time.FromMicroseconds(1_767_323_045_678_901)
         vectors.append(vector(name, cls, old, patch, new))
-    return [*vectors, composed_vector()]
+    return [*vectors, *composed_vectors(), *life_vectors()]
 
 
-def composed_vector() -> Json:
+def composed_vectors() -> list[Json]:
     """Two deltas as one, which is right from the revision between them too."""
-    first, second, third = device(), changed(device(), cpu=0.5, geo=None), changed(device(), cpu=0.25, status="warn")
-    old, middle, new = canonical(first), canonical(second), canonical(third)
-    head: Json = {"key": b"dev-1", "epoch": EPOCH}
-    patch = reference.compose(
-        DeviceState,
-        reference.delta(DeviceState, old, middle, revision=8, base_revision=7, **head),
-        reference.delta(DeviceState, middle, new, revision=9, base_revision=8, **head),
-    )
-    return {
-        **vector("two patches as one: cpu came back, and stays in the mask", DeviceState, old, patch, new),
-        "between": middle.hex(),
-    }
+    every = everything()
+    chains: list[tuple[str, list[Message]]] = [
+        (
+            "two patches as one: cpu came back, and stays in the mask",
+            [device(), changed(device(), cpu=0.5, geo=None), changed(device(), cpu=0.25, status="warn")],
+        ),
+        (
+            "two patches as one: a oneof switched and switched back, a map and a nested field changed between",
+            [
+                every,
+                changed(every, number=3, part__count=8),
+                changed(every, text="again", part__count=9, names={-1: "z"}),
+            ],
+        ),
+    ]
+    vectors = []
+    for name, chain in chains:
+        cls = type(chain[0])
+        old, middle, new = (canonical(state) for state in chain)
+        head: Json = {"key": b"dev-1", "epoch": EPOCH}
+        patch = reference.compose(
+            cls,
+            reference.delta(cls, old, middle, revision=8, base_revision=7, **head),
+            reference.delta(cls, middle, new, revision=9, base_revision=8, **head),
+        )
+        vectors.append({**vector(name, cls, old, patch, new), "between": middle.hex()})
+    return vectors
+
+
+def life_vectors() -> list[Json]:
+    """What follows a DELETE: the next revision of its epoch, and once it is forgotten a new epoch."""
+    cls, again = DeviceState, canonical(device())
+    head: Json = {"key": b"dev-1", "epoch": EPOCH, "revision": 9}
+    created = reference.snapshot(cls, again, **head)
+    later = reference.snapshot(cls, again, **{**head, "epoch": EPOCH + 86_400_000, "revision": 1})
+    return [
+        vector("created again after its DELETE: a snapshot, the next revision", cls, None, created, again),
+        vector("created again after its DELETE was forgotten: revision 1 of a higher epoch", cls, None, later, again),
+    ]
+
+
+def rule_vectors() -> list[Json]:
+    """What to do with a patch, given what is held: apply, duplicate, gap (ask), stale (wait for what was asked for)."""
+    held: list[Held | None] = [None, Held(5, 7), Held(5, 7, intact=False), Held(4, 9)]
+    patches = [
+        (kind, epoch, base, revision)
+        for kind in (Patch.DELTA, Patch.SNAPSHOT, Patch.DELETE)
+        for epoch, base, revision in ((5, 6, 7), (5, 7, 8), (5, 6, 9), (5, 8, 9), (6, 0, 1), (4, 9, 10))
+    ]
+    return [
+        {
+            "held": None if have is None else {"epoch": have.epoch, "revision": have.revision, "intact": have.intact},
+            "kind": Patch.Kind.Name(kind),
+            "epoch": epoch,
+            "base_revision": base if kind == Patch.DELTA else 0,
+            "revision": revision,
+            "verdict": decide(
+                have, Patch(kind=kind, epoch=epoch, revision=revision, base_revision=base if kind == Patch.DELTA else 0)
+            ).value,
+        }
+        for have in held
+        for kind, epoch, base, revision in patches
+    ]
 
 
 def vector(name: str, cls: type[Message], old: bytes | None, patch: Patch, new: bytes | None) -> Json:
@@ -155,6 +271,7 @@ def vector(name: str, cls: type[Message], old: bytes | None, patch: Patch, new: 
         "patch": patch.SerializeToString(deterministic=True).hex(),
         "kind": Patch.Kind.Name(patch.kind),
         "paths": list(patch.mask.paths),
+        "numbers": [list(path.numbers) for path in patch.numbers],
         "data": patch.data.hex(),
         "after": None if new is None else new.hex(),
         "digest": f"{patch.digest:016x}",
@@ -178,12 +295,24 @@ def canonical_vectors() -> list[Json]:
         "unknown fields stay as received, at the end": "f80107" + "0a056465762d31" + "f20103616263",
         "a bool above one": "880102",
     }
+    of_everything = {
+        "an undeclared value of a closed enum, cut to 32 bits": "0a0165" + "18f7ffffff0f",
+        "the same with other high bits, which parsers ignore": "0a0165" + "18f7ffffffdfbdb7de05",
+        "the same packed beside declared ones": "0a0165" + "1a0701f7ffffff0f02",
+        "the same as any serialiser writes it": "0a0165" + "18f7ffffffffffffffff01",
+        "a map by sint32, ascending by value": "0a0165" + "62050806120161" + "62050801120162" + "62050800120163",
+        "extensions stay as received": "0a0165" + "aa060161" + "a00605",
+        "a required field may be missing": "1001",
+        "groups, the last one of a single field in two records merged": "0a0165" + "2b08012c" + "2b1201782c",
+    }
     vectors = []
-    for name, raw in cases.items():
-        form = reference.canonical(DeviceState, bytes.fromhex(raw))
+    all_cases = [(DeviceState, name, raw) for name, raw in cases.items()]
+    all_cases += [(type(everything()), name, raw) for name, raw in of_everything.items()]
+    for cls, name, raw in all_cases:
+        form = reference.canonical(cls, bytes.fromhex(raw))
         assert form is not None, name
         digest = f"{reference.digest(form):016x}"
-        type_ = DeviceState.DESCRIPTOR.full_name
+        type_ = cls.DESCRIPTOR.full_name
         vectors.append({"name": name, "type": type_, "encoding": raw, "canonical": form.hex(), "digest": digest})
     return vectors
 
@@ -229,6 +358,7 @@ def files() -> dict[str, list[Json]]:
         "patches.json": patch_vectors(),
         "canonical.json": canonical_vectors(),
         "envelopes.json": envelope_vectors(),
+        "rule.json": rule_vectors(),
     }
 
 

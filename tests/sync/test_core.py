@@ -195,6 +195,7 @@ class TestEmitting:
         event = CloudEvent(id="i", source="/s", spec_version="1.0", type="t", binary_data=device())
         event.attributes["sequence"].ce_string = "0041"
         event.attributes["traceparent"].ce_string = TRACE
+        event.attributes["tracestate"].ce_string = "acme=1"
         event.attributes["time"].ce_timestamp.FromMilliseconds(1_234)
         headers = [STRUCTURED, ("correlation-id", b"c"), ("x", b"y")]
 
@@ -204,7 +205,9 @@ class TestEmitting:
         assert ("i", "/s", 41, TRACE, 1_234) == (
             patch.event_id, patch.event_source, patch.sequence, patch.traceparent, patch.event_time.ToMilliseconds()
         )  # fmt: skip
-        assert [("traceparent", TRACE.encode()), ("correlation-id", b"c")] == step.patches.headers(0)
+        assert "acme=1" == patch.tracestate
+        trace = [("traceparent", TRACE.encode()), ("tracestate", b"acme=1")]
+        assert [*trace, ("correlation-id", b"c")] == step.patches.headers(0)
         assert 1_000 == step.patches.timestamp_ms(0), "the record's: retention goes by it"
 
 

@@ -702,6 +702,7 @@ impl Call<'_> {
             event_source: event.source,
             event_time: event.time,
             traceparent: event.traceparent,
+            tracestate: event.tracestate,
             sequence: arrival.sequence.map_or(0, |(_, sequence)| sequence),
             ..PatchHead::default()
         };
@@ -724,6 +725,9 @@ impl Call<'_> {
         let patches = &mut self.step.patches;
         if !event.traceparent.is_empty() {
             patches.push_header(b"traceparent", Some(event.traceparent.as_bytes()))?;
+        }
+        if !event.tracestate.is_empty() {
+            patches.push_header(b"tracestate", Some(event.tracestate.as_bytes()))?;
         }
         if !event.tracestate.is_empty() {
             patches.push_header(b"tracestate", Some(event.tracestate.as_bytes()))?;
