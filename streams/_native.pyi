@@ -569,6 +569,9 @@ class KafkaAdmin:
     def topics(self, timeout_ms: int) -> dict[str, int]:
         """Every topic with its partition count."""
 
+    def partitions(self, names: Sequence[str], timeout_ms: int) -> dict[str, int]:
+        """The partition count of each topic; one that does not exist is left out, and not made."""
+
     def topic_ids(self, names: Sequence[str], timeout_ms: int) -> dict[str, bytes]:
         """The id of each topic, 16 bytes; one that does not exist, or of a broker without ids, is left out."""
 

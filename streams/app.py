@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from streams import settings as settings_room
 from streams._native import Job, keep_freed_memory
+from streams.declaring import Declaring
 from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
 from streams.lookup.lookups import Found
@@ -26,11 +27,11 @@ from streams.observe.metrics import Metrics
 from streams.options import Settings, SyncSettings, TargetSettings
 from streams.state.table import States
 from streams.sync.agent import Sync
-from streams.sync.topics import SyncTopics, check_counts
+from streams.sync.topics import SyncTopics
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema, ChunkStream
 from streams.transport.credentials import Credentials
-from streams.worker import Guarded, by_topic, create_topics, drain, restore
+from streams.worker import Guarded, by_topic, drain, restore
 
 __all__ = ["App"]
 
@@ -85,6 +86,7 @@ class App(faust.App):
         self.settings: Settings = settings or settings_room.read(code=given)
         self.syncs: dict[str, Sync] = {}
         self.guarded: Guarded | None = None
+        self.declaring = Declaring(self, self._opener)
         own = self.settings.app
         options.setdefault("Stream", ChunkStream)
         options.setdefault("PartitionAssignor", Assignor)
@@ -292,17 +294,19 @@ class App(faust.App):
         self.transport.topic_configs.update(
             {sync.topics.changelog: {"compression.type": "lz4"} for sync in self.syncs.values()}
         )
-        self.transport.before_subscribe.append(self._declare)
+        self.transport.before_subscribe.append(self.declaring.declare)
         for sync in self.syncs.values():
             self.consumer.on_rewind(sync.rewind)
             self.transport.expiry.expect(sync.topics.resync)
         if self.guarded is not None:
             await self.guarded.open()
         self.add_future(self.health.watch())
+        self.add_future(self.declaring.watch())
         await super().on_start()
 
     @override
     async def on_stop(self) -> None:
+        await self.declaring.registry.stop()
         if self.guarded is not None:
             await self.guarded.close()
         await super().on_stop()
@@ -311,29 +315,6 @@ class App(faust.App):
     async def _stop_consumer(self) -> None:
         if not self.crashed:  # threads end by themselves then, and answer nobody
             await super()._stop_consumer()
-
-    def _declare(self, admin: Any, existing: Mapping[str, int]) -> Iterable[str]:
-        """Creates the topics of each sync whose source exists. Runs in a thread, again until nothing is missing."""
-        waiting: list[str] = []
-        replication = self.settings.app.replication
-        for sync in self.syncs.values():
-            partitions = existing.get(sync.topics.source)
-            if partitions is None:
-                waiting.append(sync.topics.source)
-                continue
-            check_counts(sync.topics, existing)
-            plans = [
-                plan for plan in sync.topics.plans(self.settings.limits.record_bytes_max) if plan.name not in existing
-            ]
-            create_topics(admin, [(plan.name, partitions, dict(plan.config)) for plan in plans], replication)
-            waiting += [plan.name for plan in plans]
-            existing = {**existing, **{plan.name: partitions for plan in plans}}
-            sync.set_up(partitions, self._opener(sync))
-        if self.guarded is not None:
-            missing, absent = self.guarded.declare(existing)
-            create_topics(admin, missing, replication)
-            waiting += [*absent, *(name for name, _, _ in missing)]
-        return waiting
 
     def _opener(self, sync: Sync) -> Callable[[Job, bytes], States]:
         def open_states(job: Job, field_table: bytes) -> States:
@@ -374,6 +355,7 @@ class App(faust.App):
 
     async def _restore_once(self, keep_going: Callable[[], bool]) -> None:
         """Committed offsets first (stable: a predecessor's transaction is over then), the changelog's end after."""
+        self.declaring.follow()
         assignment: set[TP] = set(self.consumer.assignment())
         committed = await self.consumer.remember_committed(assignment)
         for sync in self.syncs.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from streams.errors import Finding
 from streams.options import Settings, SyncSettings
-from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
+from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics, count_cure
 
 __all__ = ["Facts", "TopicFacts", "findings"]
 
@@ -74,7 +74,7 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 def _counts(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
     wanted = facts.topics[topics.source].partitions
-    for name in filter(None, (topics.rekey, topics.output, topics.resync, topics.dead_letters, topics.changelog)):
+    for name in topics.names:
         found = facts.topics.get(name)
         if found is None:
             yield Finding(
@@ -83,7 +83,7 @@ def _counts(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
         elif found.partitions != wanted:
             yield Finding(
                 f"topic {name}", f"{found.partitions} partitions", f"{wanted}, as {topics.source} has",
-                "a source that grew needs new topics: another app id and output, or repartition into a new source",
+                count_cure(topics, name, grew=found.partitions > wanted),
             )  # fmt: skip
 
 

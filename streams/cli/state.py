@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from streams._native import RESERVED_PREFIX, ROW_FORMAT, Records, decode_row
-from streams.cli import flags, reading, rebuilding, verifying
+from streams.cli import flags, reading, rebuilding, taking_over, verifying
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
 from streams.client.held import HeldStates
@@ -275,12 +275,34 @@ def rebuild(
     and receivers a snapshot of it.
     """
     settings = _settings(config, broker, set_, app_id)
-    steps = rebuilding.steps(settings, source, from_source=from_source)
+    _do(rebuilding.steps(settings, source, from_source=from_source), yes)
+
+
+@command.command("take-over")
+@click.argument("source")
+@flags.shared
+@_id_option
+@click.option("--yes", is_flag=True, help="Do it; without this the command only says what it would do.")
+def take_over(
+    source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None, yes: bool
+) -> None:
+    """Make this application the owner of the patches of SOURCE. Stop the workers of both applications before.
+
+    Every key gets a new epoch, above all in the output, and receivers a snapshot of it.
+    """
+    settings = _settings(config, broker, set_, app_id)
+    _do(list(taking_over.steps(settings, source, _topics(settings, source))), yes)
+
+
+def _do(steps: Sequence[rebuilding.Step], yes: bool) -> None:
+    """Says each step, and does it with `yes`."""
     for step in steps:
         click.echo(f"{'' if yes else 'would '}{step.what}")
         if yes:
             step.act()
-    if not yes:
+    if not steps:
+        click.echo("nothing to do", err=True)
+    elif not yes:
         click.echo("nothing was changed; add --yes to do it", err=True)
 
 

@@ -100,6 +100,13 @@ class AppSettings:
         least=-1,
         most=16,
     )
+    owners_topic: str = option(
+        "streams.owners",
+        "topic in which applications claim their outputs",
+        "one for all that share a broker: they look for each other there",
+        pattern=TOPIC,
+        wanted="a topic name",
+    )
     log_level: str = option("info", "least level that is logged", choices=("debug", "info", "warning", "error"))
 
 

@@ -102,6 +102,8 @@ class Sync:
         self.counts: Counter[str] = Counter()
         """Everything counted since the start, by the kernel's names."""
         self.kernel_seconds = 0.0
+        self.epoch_above = 0
+        """Epochs begin above this one: the highest in an output that was taken over."""
         self.rekey: Rekey | None = None
         """In front of this sync, where the source is repartitioned."""
         if topics.rekey:

@@ -53,6 +53,12 @@ class SyncTopics:
         """What the sync itself reads: the source, or its records under their entity keys."""
         return self.rekey or self.source
 
+    @property
+    def names(self) -> list[str]:
+        """Every topic of the sync."""
+        every = (self.source, self.rekey, self.output, self.resync, self.dead_letters, self.changelog)
+        return [name for name in every if name]
+
     def plans(self, record_bytes_max: int) -> list[TopicPlan]:
         """What has to exist beside the source."""
         room = {"max.message.bytes": str(record_bytes_max + HEADER_ROOM_BYTES)}
@@ -79,10 +85,22 @@ def check_counts(topics: SyncTopics, existing: Mapping[str, int]) -> None:
             f"topic {name}",
             f"{existing[name]} partitions",
             f"{wanted}, as {topics.source} has",
-            "a source that grew needs new topics: use another app id and output, or repartition into a new source",
+            count_cure(topics, name, grew=existing[name] > wanted),
         )
-        for name in (topics.rekey, topics.output, topics.resync, topics.dead_letters, topics.changelog)
+        for name in topics.names
         if name in existing and existing[name] != wanted
     ]
     if findings:
         raise SettingsError(*findings)
+
+
+def count_cure(topics: SyncTopics, name: str, *, grew: bool) -> str:
+    """What to do about a partition count that is not the source's."""
+    if not grew:
+        return (
+            f"{topics.source} has grown, and keys would meet the state of others: use another app id and output, or "
+            "repartition into a new source"
+        )
+    if name in (topics.resync, topics.dead_letters):
+        return "partitions cannot be taken away: work its records off, stop the workers and delete it; it is made anew"
+    return "partitions cannot be taken away: use another app id and output"

@@ -130,6 +130,11 @@ class Transport(base.Transport):
         there = self.log.log.topics()
         return {topic: there[topic].id for topic in topics if topic in there}
 
+    def log_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """The partition count of each topic that exists. Blocks."""
+        there = self.log.log.topics()
+        return {topic: there[topic].partitions for topic in topics if topic in there}
+
     def log_start(self, topic: str, partition: int) -> int:
         """First offset of a partition that is still there. Blocks."""
         return self.log.log.start(topic, partition)

@@ -293,16 +293,26 @@ class Transport(driver.Transport):
 
         Blocks.
         """
-        if self._admin is None:
-            self._admin = self.clients.open(KafkaAdmin)
         wanted = list(topics)
         try:
-            self.clients.hand_token(self._admin)
-            return self._admin.topic_ids(wanted, METADATA_TIMEOUT_MS)
+            return self._administration().topic_ids(wanted, METADATA_TIMEOUT_MS)
         except KafkaError as error:
             if error.code in NO_IDS:
                 return dict.fromkeys(wanted, b"")
             raise named(error, "ids of topics") from error
+
+    def log_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """The partition count of each topic that exists. Blocks."""
+        try:
+            return self._administration().partitions(list(topics), METADATA_TIMEOUT_MS)
+        except KafkaError as error:
+            raise named(error, "partitions of topics") from error
+
+    def _administration(self) -> KafkaAdmin:
+        if self._admin is None:
+            self._admin = self.clients.open(KafkaAdmin)
+        self.clients.hand_token(self._admin)
+        return self._admin
 
     def log_start(self, topic: str, partition: int) -> int:
         """First offset of a partition that is still there. Blocks."""

@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,22 +191,29 @@ class Site:
         return found
 
     def _read(self, topic: str) -> list[Found]:
-        reader = open_reader(self.url, topic, ReaderOptions(start="earliest"))
         found: list[Found] = []
+        for partition, records in self._runs(topic):
+            for index in range(len(records)):
+                headers = dict(records.headers(index))
+                key, value = records.key(index), records.value(index)
+                found.append(Found(partition, records.offset(index), key, value, headers))
+        return sorted(found, key=lambda one: (one.partition, one.offset))
+
+    def batches(self, topic: str) -> list[Records]:
+        """As `read`, as batches. Blocks."""
+        return [records for _, records in self._runs(topic)]
+
+    def _runs(self, topic: str) -> Iterator[tuple[int, Records]]:
+        reader = open_reader(self.url, topic, ReaderOptions(start="earliest"))
         try:
             ends = {partition: end for partition, end in reader.ends().items() if end}
             while ends:
                 for run in reader.fetch(10_000, READ_TIMEOUT_MS):
-                    records = run.records
-                    for index in range(len(records)):
-                        headers = dict(records.headers(index))
-                        key, value = records.key(index), records.value(index)
-                        found.append(Found(run.partition, records.offset(index), key, value, headers))
-                    if max(records.last_offset + 1, run.end) >= ends.get(run.partition, 0):
+                    yield run.partition, run.records
+                    if max(run.records.last_offset + 1, run.end) >= ends.get(run.partition, 0):
                         ends.pop(run.partition, None)
         finally:
             reader.close()
-        return sorted(found, key=lambda one: (one.partition, one.offset))
 
     async def revisions(self, patches: str = "") -> dict[bytes, list[int]]:
         """Revisions of every key in the order of the topic; each key has one epoch."""

@@ -116,6 +116,17 @@ impl Admin {
 
     /// The id of each topic that exists; a topic that does not, and one of a broker without ids, is left out.
     pub fn topic_ids(&self, names: &[&str], timeout_ms: u64) -> Result<HashMap<String, TopicId>, KafkaError> {
+        let found = self.describe(names, timeout_ms)?;
+        Ok(found.into_iter().filter_map(|(name, (id, _))| id.map(|id| (name, id))).collect())
+    }
+
+    /// The partition count of each topic that exists.
+    pub fn partitions(&self, names: &[&str], timeout_ms: u64) -> Result<HashMap<String, usize>, KafkaError> {
+        let found = self.describe(names, timeout_ms)?;
+        Ok(found.into_iter().map(|(name, (_, partitions))| (name, partitions)).collect())
+    }
+
+    fn describe(&self, names: &[&str], timeout_ms: u64) -> Result<HashMap<String, Described>, KafkaError> {
         if names.is_empty() {
             return Ok(HashMap::new());
         }
@@ -138,9 +149,9 @@ impl Admin {
             let event = sys::rd_kafka_queue_poll(answers, timeout_ms.saturating_add(ANSWER_ROOM_MS));
             sys::rd_kafka_queue_destroy(answers);
             if event.is_null() {
-                return Err(KafkaError::of(ErrorCode::RD_KAFKA_RESP_ERR__TIMED_OUT, "topic ids"));
+                return Err(KafkaError::of(ErrorCode::RD_KAFKA_RESP_ERR__TIMED_OUT, "description of topics"));
             }
-            let found = ids_of(event);
+            let found = described(event);
             sys::rd_kafka_event_destroy(event);
             found
         }
@@ -161,13 +172,16 @@ impl Admin {
     }
 }
 
+/// A topic's id, where the broker has one, and its partition count.
+type Described = (Option<TopicId>, usize);
+
 /// What an answer to DescribeTopics says.
 ///
 /// # Safety
 ///
 /// `event` is a live event that the caller owns.
-unsafe fn ids_of(event: *mut sys::rd_kafka_event_t) -> Result<HashMap<String, TopicId>, KafkaError> {
-    check(sys::rd_kafka_event_error(event), "topic ids")?;
+unsafe fn described(event: *mut sys::rd_kafka_event_t) -> Result<HashMap<String, Described>, KafkaError> {
+    check(sys::rd_kafka_event_error(event), "description of topics")?;
     let mut count = 0;
     let topics =
         sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(event), &mut count);
@@ -178,20 +192,17 @@ unsafe fn ids_of(event: *mut sys::rd_kafka_event_t) -> Result<HashMap<String, To
         match sys::rd_kafka_error_code(sys::rd_kafka_TopicDescription_error(topic)) {
             ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {}
             ErrorCode::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => continue,
-            code => return Err(KafkaError::of(code, &format!("id of topic {name}"))),
+            code => return Err(KafkaError::of(code, &format!("topic {name}"))),
         }
+        let mut partitions = 0;
+        sys::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
         let uuid = sys::rd_kafka_TopicDescription_topic_id(topic);
-        if uuid.is_null() {
-            continue;
-        }
-        let high = sys::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes();
-        let low = sys::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes();
         let mut id = TopicId::default();
-        id[..8].copy_from_slice(&high);
-        id[8..].copy_from_slice(&low);
-        if id != TopicId::default() {
-            found.insert(name, id);
+        if !uuid.is_null() {
+            id[..8].copy_from_slice(&sys::rd_kafka_Uuid_most_significant_bits(uuid).to_be_bytes());
+            id[8..].copy_from_slice(&sys::rd_kafka_Uuid_least_significant_bits(uuid).to_be_bytes());
         }
+        found.insert(name, ((id != TopicId::default()).then_some(id), partitions));
     }
     Ok(found)
 }

@@ -283,6 +283,10 @@ impl PyAdmin {
     fn topics(&self, py: Python<'_>, timeout_ms: u64) -> PyResult<HashMap<String, usize>> {
         detached(py, || self.inner.topics(timeout_ms))
     }
+    fn partitions(&self, py: Python<'_>, names: Vec<String>, timeout_ms: u64) -> PyResult<HashMap<String, usize>> {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        detached(py, || self.inner.partitions(&names, timeout_ms))
+    }
     fn topic_ids<'py>(
         &self,
         py: Python<'py>,
