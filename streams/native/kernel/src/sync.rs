@@ -729,9 +729,6 @@ impl Call<'_> {
         if !event.tracestate.is_empty() {
             patches.push_header(b"tracestate", Some(event.tracestate.as_bytes()))?;
         }
-        if !event.tracestate.is_empty() {
-            patches.push_header(b"tracestate", Some(event.tracestate.as_bytes()))?;
-        }
         if let Some(correlation) = event.correlation {
             patches.push_header(b"correlation-id", Some(correlation))?;
         }
