@@ -127,7 +127,13 @@ class Guarded:
             settings.limits.record_bytes_max + ROOM_BYTES,
         )
         self._workshop = Workshop(
-            self._app.conf.id, means, settings.circuit, self.dictionaries, self._open_follower, transport.log_start
+            self._app.conf.id,
+            means,
+            settings.circuit,
+            self.dictionaries,
+            self._open_follower,
+            transport.log_start,
+            transport.log_ids,
         )
         self.deliveries = self._workshop.deliveries(
             self._app, list(self._orders.values()), f"{self._app.conf.id}.progress"

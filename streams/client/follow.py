@@ -129,7 +129,8 @@ class Follower(Generic[M]):
     def plan(self, now_ms: int, timeout_ms: int) -> Step:
         """The next step. Reading pauses while too many requests wait to be sent, so that none is lost."""
         due = self._asks.due(now_ms) if self._asks is not None else []
-        step = Step(look=self.places.unknown(), seek=dict(self.places.seek), asks=due, records_max=FETCH_RECORDS_MAX)
+        step = Step(self.places.unknown(), seek=dict(self.places.seek), asks=due, log=self.places.log)
+        step = replace(step, records_max=FETCH_RECORDS_MAX)
         if now_ms >= self._check_due_ms:
             self._check_due_ms = now_ms + LOOK_INTERVAL_MS
             step = replace(step, check=True)
@@ -137,7 +138,7 @@ class Follower(Generic[M]):
             settling = self.settle()
             if settling.save is not None or settling.commit:
                 self._commit_due_ms = now_ms + COMMIT_INTERVAL_MS
-            step = replace(step, save=settling.save, commit=settling.commit, log=settling.log)
+            step = replace(step, save=settling.save, commit=settling.commit)
         if self._asks is not None and self._asks.full:
             return replace(step, records_max=0, timeout_ms=min(timeout_ms, PAUSE_MS))
         return replace(step, timeout_ms=0 if step.look or step.seek else timeout_ms)

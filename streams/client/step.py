@@ -35,6 +35,7 @@ class Step:
     save: Save | None = None
     commit: dict[int, int] = field(default_factory=dict)
     log: bytes = b""
+    """Id of the topic that offsets count in, as of the last look."""
     records_max: int = 0
     timeout_ms: int = 0
 
@@ -64,7 +65,7 @@ def perform(
     bounds = reader.bounds(step.look) if step.look else {}
     loaded = {partition: kept.load(partition) for partition in bounds} if kept is not None else {}
     sought = step.seek if step.seek and reader.seek(step.seek) else {}
-    asked = _ask(step.asks, writer(), resync_topic, requester) if step.asks else []
+    asked = _ask(step.asks, writer(), step.log, resync_topic, requester) if step.asks else []
     committed = settle(step, reader, kept)
     result = Result(asked, step.save, committed, bounds=bounds, loaded=loaded, sought=sought)
     if step.check:
@@ -83,7 +84,7 @@ def settle(step: Step, reader: Reader, kept: Kept | None) -> dict[int, int]:
     return dict(step.commit) if step.commit and reader.commit(step.commit, step.log) else {}
 
 
-def _ask(asks: list[Ask], writer: Writer, topic: str, requester: str) -> list[Ask]:
+def _ask(asks: list[Ask], writer: Writer, log: bytes, topic: str, requester: str) -> list[Ask]:
     """Writes the requests, each on the partition of the patch that showed its gap; returns those that are durable.
 
     One about a key that nothing is held of goes to every partition where the key may be.
@@ -97,6 +98,8 @@ def _ask(asks: list[Ask], writer: Writer, topic: str, requester: str) -> list[As
         records = Records()
         for ask in group:
             request = Resync(requester=requester, epoch=ask.epoch, held_revision=ask.revision, reason=ask.reason)
+            if ask.partition >= 0:  # the key's patches are there: an owner that has no row of it says that it is gone
+                request.topic_id, request.partition, request.offset = log, ask.partition, max(ask.offset, 0)
             records.append(ask.key, request.SerializeToString(), [(RESYNC_ALL, b"")] if ask.everywhere else ())
         for ask, outcome in zip(group, writer.write(topic, records, partition), strict=True):
             if isinstance(outcome, Ack):

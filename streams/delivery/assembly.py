@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ class Workshop:
     dictionaries: Dictionaries
     open_follower: Callable[[Positions], Follower]
     log_start: Callable[[str, int], int]
+    log_ids: Callable[[Iterable[str]], dict[str, bytes]]
     clients: list[HttpClient] = field(default_factory=list)
     senders: list[Sender] = field(default_factory=list)
     certificates: list[TlsFiles] = field(default_factory=list)
@@ -103,6 +104,13 @@ class Workshop:
         self.clients.append(client)
         self.senders.append(sender)
         self.certificates += [tls] if tls is not None else []
-        stale = StaleKeys(target, lanes, means.outbox, lambda: means.board.state(target.name), means.clock)
+        stale = StaleKeys(
+            target,
+            lanes,
+            means.outbox,
+            lambda: means.board.state(target.name),
+            lambda: self.log_ids([target.topic]).get(target.topic, b""),
+            means.clock,
+        )
         attempts = Attempts(target, lanes, sender, stale, Limit(), means)
         return Route(target, lanes, attempts, stale, means.board, means.clock), stale

@@ -37,8 +37,20 @@ log = logging.getLogger(__name__)
 class StaleKeys:
     """The requests of one target for snapshots."""
 
-    def __init__(self, target: Target, lanes: Lanes, outbox: Outbox, state: Callable[[], str], clock: Clock) -> None:
-        """`state`: of the target's circuit; snapshots that it could not take are not asked for yet."""
+    def __init__(
+        self,
+        target: Target,
+        lanes: Lanes,
+        outbox: Outbox,
+        state: Callable[[], str],
+        log_id: Callable[[], bytes],
+        clock: Clock,
+    ) -> None:
+        """`state`: of the target's circuit; snapshots that it could not take are not asked for yet.
+
+        `log_id`: of the topic of patches as of now; blocks.
+        """
+        self._log_id = log_id
         self._lanes = lanes
         self._requester = target.requester
         self._per_second_max = target.snapshots_per_second_max
@@ -68,7 +80,8 @@ class StaleKeys:
         rest = sorted(keys)
         while rest:
             now, rest = rest[: self._per_second_max], rest[self._per_second_max :]
-            await self._outbox.write_until_acked(self._topic, self._requests(now, Resync.LATE_JOINER), partition)
+            requests = await self._requests(now, partition, Resync.LATE_JOINER)
+            await self._outbox.write_until_acked(self._topic, requests, partition)
             if rest:
                 await asyncio.sleep(1.0)
 
@@ -129,16 +142,18 @@ class StaleKeys:
             by_partition.setdefault(ask.partition, []).append(ask)
         for partition, asks in by_partition.items():
             keys = [ask.key for ask in asks]
-            await self._outbox.write(self._topic, self._requests(keys, Resync.GAP), partition)
+            await self._outbox.write(self._topic, await self._requests(keys, partition, Resync.GAP), partition)
             self._asks.asked(asks, int(self._clock.monotonic_s() * 1000))
             self._asked.update(keys)
             self._lanes.await_snapshot(keys)
 
-    def _requests(self, keys: Iterable[bytes], reason: Resync.Reason) -> Records:
-        request = Resync(requester=self._requester, reason=reason).SerializeToString()
+    async def _requests(self, keys: Iterable[bytes], partition: int, reason: Resync.Reason) -> Records:
+        """Patches of these keys are in this partition: its owner says of one that has no row there that it is gone."""
+        log_id = await asyncio.to_thread(self._log_id)
+        request = Resync(requester=self._requester, reason=reason, topic_id=log_id, partition=partition)
         records = Records()
         for key in keys:
-            records.append(key, request)
+            records.append(key, request.SerializeToString())
         return records
 
     def _want(self, key: bytes, partition: int) -> None:

@@ -72,6 +72,10 @@ class Place:
             records.append(patch.key, patch.SerializeToString(), headers)
         return self.write(self.patches, records)
 
+    def log(self, topic: str) -> bytes:
+        """The id of a topic that was read before."""
+        return self._readers[topic].log()
+
     def read(self, topic: str) -> list[Read]:
         """Every committed record of a topic."""
         reader = self._readers.get(topic)
@@ -118,6 +122,9 @@ class Owner:
         self._place = place
         job = job_of(message_class, place.source)
         self._tables = [Table(job, partition) for partition in range(partitions)]
+        place.read(place.patches)
+        for table in self._tables:
+            table.assigned(log=b"", output=place.log(place.patches), generation=None)
         self._done: dict[tuple[str, int], int] = {}
 
     def work(self, spoil: Callable[[Patch], Patch | None] = lambda patch: patch) -> int:

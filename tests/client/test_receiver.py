@@ -125,7 +125,10 @@ async def test_a_gap_is_mended_by_a_snapshot(place: Place, shell: Shell, how: st
         assert (device("1"), True, 1) == (receiver.get("d1"), receiver.is_stale("d1"), receiver.stale_keys)
         ((partition, _, key, value, _),) = place.read(place.resync)
         reason = Resync.GAP if how == "lost" else Resync.DIGEST_MISMATCH
-        wanted = Resync(requester=GROUP, epoch=first.epoch, held_revision=1, reason=reason)
+        wanted = Resync(
+            requester=GROUP, epoch=first.epoch, held_revision=1, reason=reason, topic_id=place.log(place.patches),
+            partition=first.partition, offset=first.offset + 1,
+        )  # fmt: skip
         assert (first.partition, b"d1", wanted) == (partition, key, Resync.FromString(value or b""))
 
         assert 1 == owner.work()
