@@ -256,10 +256,10 @@ impl SyncTable {
     pub fn process(&mut self, records: &Records, now_ms: u64) -> Result<Step, Failure> {
         self.refuse_if_late()?;
         self.call(records.nbytes() + 160 * records.len(), now_ms, |call, scratch, key| {
-            call.repair()?;
             let until_ms = now_ms.checked_sub(call.job.tombstone_retention_ms);
             call.step.counts.expired = until_ms.map_or(0, |until_ms| call.table.expire(until_ms, EXPIRE_MAX)) as u64;
             call.step.patches = Records::with_capacity(records.len(), records.nbytes() / 2);
+            call.repair()?;
             for (at, record) in records.iter().enumerate() {
                 if at % WARM_RECORDS == 0 && call.job.is_keyed_by_record() {
                     let next = (at..records.len().min(at + WARM_RECORDS)).filter_map(|at| records.get(at).key());
