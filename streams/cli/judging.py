@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from google.protobuf.message import Message
 
-from streams._native import Records, Table, decode_row
+from streams._native import PARTITION_KEY, Records, Table, decode_row
 from streams.cli import reading
 from streams.dead_letters.letter import Letter, replayed
 from streams.kernel.schema import MessageSchema
@@ -75,7 +75,7 @@ class Judge:
         rows = self._rows(wanted)
         tables: dict[int, Table] = {}
         for partition in self._ends:
-            held = [key for at, key in wanted if at == partition]
+            held = [PARTITION_KEY, *(key for at, key in wanted if at == partition)]
             tables[partition] = Table(self._job, partition, resident=False)
             tables[partition].load(held, [rows.get((partition, key)) for key in held])
         return [
@@ -85,7 +85,7 @@ class Judge:
 
     def _forecast(self, letter: Letter, table: Table, key: bytes | None) -> str:
         row = table.get(key) if key else None
-        if row is not None and decode_row(row)["offset"] == letter.offset:
+        if row is not None and self._is_last(row, letter, table):
             return APPLIED
         step = table.process(self._record(letter), time.time_ns() // 1_000_000)
         table.commit(step.mark)
@@ -95,6 +95,13 @@ class Judge:
         if step.counts["dropped.superseded"]:
             return SUPERSEDED
         return KNOWN if step.counts["dropped.id"] else APPLIES
+
+    @staticmethod
+    def _is_last(row: bytes, letter: Letter, table: Table) -> bool:
+        """Whether the letter's record is the last one that its key took, as far as the logs of both are known."""
+        found = decode_row(row)
+        log = table.partition_record["logs"].get(found["ordinal"], b"").hex()
+        return found["offset"] == letter.offset and letter.topic_id in ("", log)
 
     def _is_ours(self, letter: Letter) -> bool:
         """Whether the letter is of the topic whose offsets the rows have, and can go back to it."""
@@ -117,7 +124,7 @@ class Judge:
         for partition, records in reading.read_all(self._settings, self._topics.changelog):
             for index in range(len(records)):
                 key = records.key(index)
-                if key is None or (partition, key) not in wanted:
+                if key is None or (key != PARTITION_KEY and (partition, key) not in wanted):
                     continue
                 value = records.value(index)
                 if value is None:

@@ -3,6 +3,7 @@
 The letter has the record's own key, value and headers, untouched, and one family of headers beside them:
 
     dlq-origin-topic      dlq-origin-partition    dlq-origin-offset    dlq-origin-timestamp (ms, -1: none)
+    dlq-origin-topic-id   which topic of that name it was, its id in hex; absent: not known
     dlq-reason            a code, also the metrics' label
     dlq-error             text for people, at most 1 KiB, never payload
     dlq-format            "1"
@@ -63,10 +64,11 @@ class Letter:
     length: int | None = None
     sha256: str | None = None
     target: str = ""
+    topic_id: str = ""
 
 
-def bury(records: Records, index: int, topic: str, partition: int, error: InputError) -> Letter:
-    """The letter for a record of `topic` and `partition` that failed with `error`.
+def bury(records: Records, index: int, topic: str, partition: int, error: InputError, topic_id: bytes = b"") -> Letter:
+    """The letter for a record of `topic` and `partition` that failed with `error`. `topic_id`: of that topic as it is.
 
     A record that was replayed to the very partition it had come from keeps its first origin. Anybody may write headers,
     so an origin elsewhere, or not before the record itself, is none.
@@ -76,8 +78,10 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
     offset, timestamp_ms = records.offset(index), records.timestamp_ms(index)
     own = family.get("origin-topic") == topic and _number(family, "origin-partition", -1) == partition
     first = _number(family, "origin-offset", -1)
+    log = topic_id.hex()
     if own and 0 <= first < offset:
         offset, timestamp_ms = first, _number(family, "origin-timestamp", timestamp_ms)
+        log = _log(family)
     return Letter(
         topic,
         partition,
@@ -89,6 +93,7 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
         records.value(index),
         _own(headers),
         _number(family, "replay-count", 0),
+        topic_id=log,
     )
 
 
@@ -149,6 +154,7 @@ def read(records: Records, index: int) -> Letter:
         _number(family, "length", 0) if "length" in family else None,
         family.get("sha256"),
         family.get("target", ""),
+        _log(family),
     )
 
 
@@ -183,6 +189,8 @@ def _written(letter: Letter) -> list[tuple[str, bytes]]:
         "error": _shortened(letter.error),
         "format": FORMAT,
     }
+    if letter.topic_id:
+        family["origin-topic-id"] = letter.topic_id
     if letter.replay_count:
         family["replay-count"] = str(letter.replay_count)
     if letter.length is not None:
@@ -199,6 +207,12 @@ def _family(headers: Sequence[Header]) -> dict[str, str]:
         for name, value in headers
         if name.startswith(FAMILY)
     }
+
+
+def _log(family: dict[str, str]) -> str:
+    """Id of the topic that the letter's offset counts in; empty where it has none that could be one."""
+    text = family.get("origin-topic-id", "")
+    return text if len(text) == 32 and all(letter in "0123456789abcdef" for letter in text) else ""
 
 
 def _own(headers: Sequence[Header]) -> tuple[Header, ...]:

@@ -312,6 +312,13 @@ class SyncSettings:
         "in a topic of one type another one is a mistake; in a topic of many it is not",
         choices=("dead_letter", "skip"),
     )
+    ids_per_key: int = option(
+        8,
+        "ids of a key's last events that are remembered, so that one that comes again is dropped",
+        "a producer's retries come close together; each id costs 8 bytes a key, so 64 is half a kilobyte",
+        least=1,
+        most=64,
+    )
     tombstone_retention_ms: int = option(
         14 * DAY_MS,
         "how long a deleted key is remembered",

@@ -41,9 +41,17 @@ log = logging.getLogger(__name__)
 FLOATING = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
 
 
-def make_job(schema: MessageSchema, spec: SyncSettings, source: str, *, partitions: int, record_bytes_max: int) -> Job:
+def make_job(
+    schema: MessageSchema,
+    spec: SyncSettings,
+    source: str,
+    *,
+    partitions: int,
+    record_bytes_max: int,
+    rekeyed: bool = False,
+) -> Job:
     """The kernel's configuration of one sync. SettingsError: a key or sequence field that the message lacks, or that is
-    a floating-point number, which is nobody's identity.
+    a floating-point number, which is nobody's identity. `rekeyed`: the source is the copy under entity keys.
     """
     descriptor = descriptor_of(schema.message_class)
     also_indexes, other_indexes = readings(descriptor)
@@ -70,6 +78,8 @@ def make_job(schema: MessageSchema, spec: SyncSettings, source: str, *, partitio
             message_index=message_index(descriptor),
             sealed=False,
             canonicalise=schema.through_upb,
+            ids_per_key=spec.ids_per_key,
+            rekeyed=rekeyed,
             names=known_names(descriptor),
             event_types=list(spec.event_types),
             other_types=spec.other_types,
@@ -140,7 +150,16 @@ class Sync:
         self._states = open_states(self._job(spec, self.topics.input, checked), self.schema.field_table_bytes)
 
     def _job(self, spec: SyncSettings, source: str, partitions: int) -> Job:
-        return make_job(self.schema, spec, source, partitions=partitions, record_bytes_max=self._record_bytes_max)
+        """The job of the source, or of its copies under their entity keys."""
+        rekeyed = self.rekey is not None and source == self.topics.input
+        return make_job(
+            self.schema,
+            spec,
+            source,
+            partitions=partitions,
+            record_bytes_max=self._record_bytes_max,
+            rekeyed=rekeyed,
+        )
 
     async def rewind(self, lost: bool) -> None:
         """Uncommitted rows go; with `lost` the committed ones too, to be read from the changelog again."""

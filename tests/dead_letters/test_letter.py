@@ -13,6 +13,7 @@ from streams.dead_letters.letter import ERROR_BYTES_MAX, Letter, bury, fitted, r
 from streams.errors import InputError
 
 LARGE = 1 << 20
+LOG = b"l" * 16
 names = st.text(min_size=1, max_size=8).filter(lambda name: not name.startswith("dlq-"))
 headers = st.lists(st.tuples(names, st.none() | st.binary(max_size=8)), max_size=4)
 optional = st.none() | st.binary(max_size=30)
@@ -189,6 +190,7 @@ ORIGIN = [("dlq-origin-topic", b"devices"), ("dlq-origin-partition", b"3"), ("dl
         [("h", b"1"), ("h", None)],
         [*ORIGIN, ("dlq-origin-offset", b"4"), ("dlq-replay-count", b"2"), ("dlq-reason", b"old"), ("h", b"1")],
         [*ORIGIN, ("dlq-origin-offset", b"17")],
+        [*ORIGIN, ("dlq-origin-offset", b"4"), ("dlq-origin-topic-id", LOG.hex().encode())],
         [*ORIGIN, ("dlq-origin-offset", b"minus one")],
     ],
 )
@@ -212,9 +214,11 @@ def test_the_native_core_writes_the_same_letters(own: list[tuple[str, bytes | No
         canonicalise=lambda message: None,
     )
     dead = record(b"k", b"\xff\xff", own, 1_000, 17)
-    native = Table(job, 3).process(dead, 2_000).dead_letters
+    table = Table(job, 3)
+    table.assigned(log=LOG, output=b"", generation=None)
+    native = table.process(dead, 2_000).dead_letters
     letter = read(native, 0)
-    ours = written(bury(dead, 0, "devices", 3, InputError(letter.reason, letter.error)))
+    ours = written(bury(dead, 0, "devices", 3, InputError(letter.reason, letter.error), LOG))
     assert sorted(native.headers(0), key=repr) == sorted(ours.headers(0), key=repr)
     assert (native.key(0), native.value(0)) == (ours.key(0), ours.value(0))
     assert read(ours, 0) == letter
