@@ -259,8 +259,7 @@ async def restore(app: Any, sync: Sync, assignment: Iterable[Any], keep_going: C
     report = RestoreReport(sync.topics.source, partial(reasons.__setitem__, reason))
     try:
         await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
-        for state in sync.states:
-            state.table.raise_epoch(sync.epoch_above)
+        await asyncio.to_thread(sync.states.raise_epoch, sync.epoch_above)
     finally:
         reasons.pop(reason, None)
     copies = {tp.partition for tp in app.assignor.assigned_standbys() if tp.topic == sync.topics.input}

@@ -61,6 +61,8 @@ class Health:
         reasons = {**self._unreachable, **self._app.transport.reasons}
         if not self.assigned:
             reasons.setdefault("assignment", "waiting for partitions")
+        elif not self._app.consumer.is_member():
+            reasons.setdefault("group", "not in the group at the moment: others may have its partitions")
         return reasons
 
     def held_back(self) -> dict[str, str]:
@@ -109,6 +111,8 @@ class Health:
         try:
             ends = await asyncio.to_thread(lambda: {tp: transport.log_end(*tp) for tp in watched})
             open_ends = await asyncio.to_thread(lambda: {tp: transport.open_end(*tp) for tp in watched})
+            if not watched:  # without a partition of its own a worker is ready, but not without a broker
+                await asyncio.to_thread(transport.log_counts, [self._app.settings.app.owners_topic])
         except TransportError as error:
             self._unreachable = before or {"broker": f"unreachable: {error}"}
             ends = open_ends = {}

@@ -215,6 +215,12 @@ class States:
         if self._standby is not None:
             self._standby.follow(partitions)
 
+    def raise_epoch(self, above: int) -> None:
+        """Epochs are issued above this one from now on, in every partition."""
+        with self._lock:
+            for state in self._partitions.values():
+                state.table.raise_epoch(above)
+
     def close(self) -> None:
         """Lets everything go; stores are closed."""
         if self._standby is not None:

@@ -125,6 +125,10 @@ class Consumer(ChunkConsumer, base.Consumer):
             self.log.info("waiting for the open transaction")
         await self.rewind(lost=False)
 
+    def is_member(self) -> bool:
+        """There is no group that could lose this worker."""
+        return True
+
     @override
     def assignment(self) -> set[TP]:
         return set(self._assigned)

@@ -381,6 +381,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return error
         return None
 
+    def is_member(self) -> bool:
+        """Whether the group has this worker, as far as it knows: its coordinator answers and has given it a place."""
+        coordinator: Any = self._ensure_consumer()._coordinator
+        return coordinator.coordinator_id is not None and coordinator.generation > 0
+
     def member(self) -> Member:
         """This worker in its group, as aiokafka knows it."""
         conf = self.app.conf

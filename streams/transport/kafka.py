@@ -88,6 +88,10 @@ class Consumer(ChunkConsumer, driver.Consumer):
         """See `ConsumerThread.remember_committed`."""
         return await self._thread.remember_committed(tps)
 
+    def is_member(self) -> bool:
+        """See `ConsumerThread.is_member`."""
+        return self._thread.is_member()
+
     @override
     async def on_start(self) -> None:
         await super().on_start()

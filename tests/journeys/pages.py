@@ -44,3 +44,13 @@ def wait_for(worker: Worker, name: str, topic: str, least: float) -> str:
         assert worker.process.poll() is None, f"worker ended with {worker.process.returncode}"
         time.sleep(0.2)
     return text
+
+
+def wait_until(worker: Worker, path: str, status: int, text: str = "") -> str:
+    """Returns a page once it has this status and this text in it."""
+    deadline_s = time.monotonic() + WAIT_S
+    while (found := get(worker, path))[0] != status or text not in found[1]:
+        assert time.monotonic() < deadline_s, found
+        assert worker.process.poll() is None, f"worker ended with {worker.process.returncode}"
+        time.sleep(0.2)
+    return found[1]

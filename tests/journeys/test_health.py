@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.broker import Broker
-from tests.journeys.pages import WAIT_S, get, samples, wait_for
+from tests.journeys.pages import WAIT_S, get, samples, wait_for, wait_until
 from tests.journeys.process import Worker, streams
 
 STALLED = """
@@ -128,30 +128,39 @@ def test_a_stalled_worker_ends(url: str, tmp_path: Path) -> None:
 
 @pytest.mark.kafka
 def test_an_unreachable_broker_is_a_reason_to_wait(tmp_path: Path) -> None:
-    """Away for longer than the timeout: the worker says so, does not end, and goes on when the broker is back."""
+    """Away for longer than the timeout: the worker says so, does not end, and goes on when the broker is back.
+
+    So does one without a partition of its own, which is ready as long as there is a broker.
+    """
     source = f"devices-{uuid.uuid4().hex[:8]}"
     broker = Broker(tmp_path / "broker", heap_mb=512)
     broker.start()
     try:
         config(tmp_path, broker.url, source)
+        broker.create_topics(source, partitions=1)
         produce(tmp_path, broker.url, source, {"deviceId": "d-1"})
         timeout = f"app.progress_timeout_ms={OUTAGE_TIMEOUT_MS}"
-        with Worker("--config", "streams.toml", "--set", timeout, cwd=tmp_path) as worker:
+        other = ("--set", timeout, "--set", f"app.datadir={tmp_path}/idle")
+        with (
+            Worker("--config", "streams.toml", "--set", timeout, cwd=tmp_path) as worker,
+            Worker("--config", "streams.toml", *other, cwd=tmp_path) as idle,
+        ):
             wait_for(worker, "streams_patches_total", source, 1)
+            idle.wait_ready()
+            without = min(json.loads(wait_until(each, "/readyz", 200))["partitions"] for each in (worker, idle))
             broker.stop()
-            deadline_s = time.monotonic() + WAIT_S
-            while "broker" not in (said := get(worker, "/readyz"))[1]:
-                assert time.monotonic() < deadline_s, said
-                time.sleep(0.2)
+            said = [(each, wait_until(each, "/readyz", 503, "broker")) for each in (worker, idle)]
             time.sleep(1.5 * OUTAGE_TIMEOUT_MS / 1000)
             live = get(worker, "/livez")
             broker.start()
             produce(tmp_path, broker.url, source, {"deviceId": "d-2"})
-            wait_for(worker, "streams_patches_total", source, 2)
-            code = worker.stop()
+            for each in (worker, idle):
+                wait_until(each, "/readyz", 200)
+            codes = [worker.stop(), idle.stop()]
     finally:
         broker.stop()
 
-    assert 503 == said[0]
+    assert 0 == without
+    assert 2 == len(said)
     assert (200, "waiting") == (live[0], json.loads(live[1])["progress"])
-    assert 0 == code
+    assert [0, 0] == codes
