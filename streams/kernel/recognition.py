@@ -186,7 +186,7 @@ def _from_value(
         if read is not None:
             _judge(rules, read.type.encode(), read.schema.encode())
             data = read.taken()
-            return read, data if isinstance(data, bytes) else _proto_data(rules, data)
+            return read, _unwrapped(rules, data) if isinstance(data, bytes) else _proto_data(rules, data)
     if rules.format in ("auto", "confluent"):
         value = _unframed(rules, value, found)
     return given, _unwrapped(rules, value) if rules.format in ("auto", "cloudevents") else value

@@ -113,7 +113,7 @@ impl<'a> Event<'a> {
             Data::Text => {
                 return Err(bad("CloudEvent with text_data; Protobuf travels in binary_data or proto_data"));
             }
-            Data::Binary(bytes) => bytes,
+            Data::Binary(bytes) => unwrapped(rules, bytes)?,
             Data::Proto(any) => proto_data(rules, any)?,
         };
         Ok(())
@@ -215,7 +215,8 @@ impl<'a> Event<'a> {
         self.data = match base64 {
             None => return Err(no_data()),
             Some(Value::Text(text)) => {
-                json::base64(text, data).ok_or_else(|| bad("CloudEvent in JSON whose data_base64 is no base64"))?
+                let data = json::base64(text, data);
+                unwrapped(rules, data.ok_or_else(|| bad("CloudEvent in JSON whose data_base64 is no base64"))?)?
             }
             Some(_) => return Err(bad("CloudEvent in JSON whose data_base64 is no text")),
         };
@@ -451,6 +452,14 @@ mod tests {
         rules.format = Format::Plain;
         rules.tells_any = true;
         assert_eq!(own, data(&rules, &own, &[]), "a fixed format reads nothing else");
+    }
+
+    #[test]
+    fn an_any_inside_a_structured_event_is_unwrapped_too() {
+        let own = any_of(OWN, b"M");
+        let json = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t","data_base64":"CgR4Li95EgFN"}"#;
+        assert_eq!(b"M".to_vec(), data(&rules(Format::Auto), &structured(&[], 6, &own), &[STRUCTURED]));
+        assert_eq!(b"\x0a\x04x./y\x12\x01M".to_vec(), data(&rules(Format::Auto), json, &[JSON]), "no type's URL");
     }
 
     #[test]
