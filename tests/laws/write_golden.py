@@ -7,15 +7,20 @@ to date and that the native kernel agrees.
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from google.protobuf.message import Message
 
 from streams.demo.v1.aircraft_pb2 import AircraftState
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel import reference
-from streams.kernel.envelope import Event, binary, confluent_prefix, structured
+from streams.kernel.cloudevents import JSON
+from streams.kernel.confluent import VALUE_SCHEMA_ID, confluent_prefix
+from streams.kernel.envelope import CONTENT_TYPE, Event, binary, structured
 from streams.kernel.rule import Held, decide
 from streams.kernel.schema import fingerprint
 from streams.v1.cloudevents_pb2 import CloudEvent
@@ -326,12 +331,21 @@ def envelope_vectors() -> list[Json]:
     delete = Event("e2", "/ingest", "device.deleted", None, subject="dev-1", sequence=8)
     framed = confluent_prefix(42, [1]) + data
     value, headers = structured(event)  # its attributes are a map, in any order
+    packed = CloudEvent.FromString(value)
+    packed.proto_data.Pack(DeviceState.FromString(data))
+    as_json = {"specversion": "1.0", "id": "e1", "source": "/ingest", "type": "device.changed", "subject": "dev-1"}
+    as_json |= {"sequence": "7", "traceparent": TRACE, "data_base64": b64encode(data).decode()}
+    guid = UUID("89791762-2336-4186-9674-299b90a802e2")
     forms = [
         ("plain Protobuf", data, []),
         ("CloudEvent, structured Protobuf", canonical(CloudEvent.FromString(value)), headers),
         ("CloudEvent, binary", *binary(event)),
         ("CloudEvent, binary, without a value: the entity is deleted", *binary(delete)),
         ("Confluent framing: magic 0, schema id 42, message index [1]", framed, []),
+        ("CloudEvent, structured Protobuf, the message as an Any", canonical(packed), headers),
+        ("CloudEvent, structured JSON", json.dumps(as_json).encode(), [(CONTENT_TYPE, JSON)]),
+        ("Confluent framing by GUID, in a header", data, [(VALUE_SCHEMA_ID, confluent_prefix(guid, [1]))]),
+        ("CloudEvent, binary, of a message of defaults: nothing is deleted", b"", binary(replace(event, id="e3"))[1]),
     ]
     return [
         {
@@ -339,7 +353,7 @@ def envelope_vectors() -> list[Json]:
             "key": b"dev-1".hex(),
             "value": None if value is None else value.hex(),
             "headers": [[header, content.hex()] for header, content in headers],
-            "data": None if value is None else data.hex(),
+            "data": None if value is None else (data if value else b"").hex(),
         }
         for name, value, headers in forms
     ]
