@@ -151,8 +151,8 @@ class Site:
         assert len(acks) == len(records)
         return acks
 
-    async def expire(self, topic: str) -> None:
-        """Removes every record that a topic has now, as retention does."""
+    async def expire(self, topic: str, left: int = 0) -> None:
+        """Removes every record that a topic has now but for the last ones, as retention does; embedded: blocks."""
         if self.embedded:
             await asyncio.to_thread(self._expire, topic)
             return
@@ -160,10 +160,20 @@ class Site:
         await admin.start()
         try:
             counts = {found["topic"]: len(found["partitions"]) for found in await admin.describe_topics([topic])}
+            ends = await asyncio.to_thread(self._ends, topic)
             partitions = (TopicPartition(topic, number) for number in range(counts[topic]))
-            await admin.delete_records({partition: RecordsToDelete(-1) for partition in partitions})
+            await admin.delete_records(
+                {each: RecordsToDelete(max(0, ends.get(each.partition, 0) - left)) for each in partitions}
+            )
         finally:
             await admin.close()
+
+    def _ends(self, topic: str) -> dict[int, int]:
+        reader = open_reader(self.url, topic, ReaderOptions(start="earliest"))
+        try:
+            return reader.ends()
+        finally:
+            reader.close()
 
     def _expire(self, topic: str) -> None:
         log = Log.shared(self.url.removeprefix("embedded://"))

@@ -1,0 +1,49 @@
+"""Faust's own tables and windows whose changelog retention has cut: a restart reads what is left, from its start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streams.app import App
+from tests.contract.site import Site
+
+
+class Counting:
+    """An app with a plain table and a window that counts the same events; no sync."""
+
+    def __init__(self, site: Site) -> None:
+        self.app: App = site.app()
+        types: Any = {"key_type": str, "value_type": int, "partitions": 1, "default": int}
+        self.hits = self.app.Table("hits", **types)
+        self.lately = self.app.Table("lately", **types).tumbling(10.0, expires=60.0, key_index=True)
+        topic = self.app.topic(
+            site.source, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        )
+        self.app.agent(topic)(self.count)
+        self.seen = 0
+
+    async def count(self, stream: Any) -> None:
+        """The agent's body."""
+        async for _ in stream:
+            self.hits["all"] += 1
+            self.lately["all"] += 1
+            self.seen += 1
+
+
+@pytest.mark.parametrize("left", [0, 1])
+async def test_a_window_whose_changelog_was_cut_restarts(site: Site, left: int) -> None:
+    """Everything of the window's changelog has expired, or all but its last record; the plain table is whole."""
+    await site.create(partitions=1)
+    first = Counting(site)
+    async with site.running(first.app) as worker:
+        await site.write(site.source, b"1", b"2", b"3")
+        await site.until(lambda: first.seen == 3, worker)
+    await site.expire(f"{first.app.conf.id}-lately-changelog", left)
+    again = Counting(site)
+    async with site.running(again.app) as worker:
+        await site.write(site.source, b"4")
+        await site.until(lambda: again.seen == 1, worker)
+
+    assert 4 == again.hits["all"]
