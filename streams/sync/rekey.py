@@ -17,6 +17,7 @@ from typing import Any
 from streams._native import Job, Table
 from streams.clock import Clock
 from streams.dead_letters.letter import fitted
+from streams.errors import TransportError
 from streams.sync.burial import buried
 from streams.sync.limits import Limits
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
@@ -25,6 +26,7 @@ from streams.transport.stopped import stop_after
 
 __all__ = ["Rekey"]
 
+RETRY_PAUSE_S = 1.0
 BY_KEY = -1
 """The partition that leaves the choice to murmur2 of the key."""
 
@@ -49,7 +51,7 @@ class Rekey:
         self._counts = counts
         self._letter_bytes_max = record_bytes_max + HEADER_ROOM_BYTES
         self._job: Job | None = None
-        self._tables: dict[int, Table] = {}  # without rows; dead letters name their partition
+        self._tables: dict[int, Table] = {}  # without rows; dead letters name their partition, copies their origin
 
     def set_up(self, job: Job) -> None:
         """`job` knows where the key is."""
@@ -61,15 +63,33 @@ class Rekey:
             await self._work(chunk)
 
     async def rewind(self, lost: bool) -> None:
-        """Chunks are read again: what was counted of them for the limit is forgotten."""
+        """Chunks are read again: what was counted of them for the limit is forgotten, and which log they are of."""
         self._limits.clear()
+        self._tables.clear()
+
+    def _table(self, job: Job, partition: int) -> Table:
+        """A table that knows its log: copies say where they come from, so that none counts twice. Blocks."""
+        source = self._topics.source
+        table = Table(job, partition)
+        found: dict[str, bytes] = self._app.transport.log_ids([source])
+        table.assigned(log=found.get(source, b""), output=b"", generation=None)
+        return table
+
+    async def _placed(self, job: Job, partition: int) -> Table:
+        while True:
+            try:
+                return await asyncio.to_thread(self._table, job, partition)
+            except TransportError as error:
+                if not error.retriable:
+                    raise
+            await asyncio.sleep(RETRY_PAUSE_S)  # a broker that is away is waited for
 
     async def _work(self, chunk: Chunk) -> None:
         if self._job is None:
             raise RuntimeError(f"rekey of {self._topics.source} has no partitions yet")
         table = self._tables.get(chunk.partition)
         if table is None:
-            table = self._tables[chunk.partition] = Table(self._job, chunk.partition)
+            table = self._tables[chunk.partition] = await self._placed(self._job, chunk.partition)
         if chunk.refused and chunk.refused != self._topics.dead_letters:
             letters, counts = buried(chunk, self._letter_bytes_max)
         else:

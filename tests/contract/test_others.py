@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.errors import NonEmptyGroup
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from streams import declaring
 from streams.app import App
@@ -100,3 +102,49 @@ async def test_of_two_workers_with_one_name_the_later_ends(site: Site) -> None:
     assert f"app.instance: got same, which another worker of fleet-{site.source} on" in str(raised.value)
     assert "set app.instance, or stop the other one" in str(raised.value)
     assert {f"d-{number}".encode(): [1, 2, 3] for number in range(9)} == await site.revisions()
+
+
+REKEYED: dict[str, object] = {"key": "field:device_id", "partitioning": "repartition"}
+
+
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.long), REKEYED])
+async def test_a_group_whose_offsets_are_gone_doubles_nothing(site: Site, options: dict[str, object]) -> None:
+    """Kafka forgets them after seven days without members. All is read again, and what is known is dropped."""
+
+    def app() -> App:
+        made = site.app()
+        made.sync(site.source, DeviceState, **options)
+        return made
+
+    await site.create(partitions=2)
+    first = app()
+    async with site.running(first) as worker:
+        for battery in range(12):
+            await site.send([DeviceState(device_id=f"d-{number}", battery=battery) for number in range(3)])
+        await site.records(site.patches, 36, worker)
+    await _forget(site, first.conf.id)
+    again = app()
+    sync = again.syncs[site.source]
+    async with site.running(again) as worker:
+        await site.until(lambda: sync.counts["dropped.offset"] + sync.counts["dropped.origin"] == 36, worker)
+        await site.send([DeviceState(device_id="d-0", battery=99)])
+        await site.records(site.patches, 37, worker)
+
+    assert 37 == len(await site.read(site.patches))
+    assert list(range(1, 14)) == (await site.revisions())[b"d-0"]
+
+
+async def _forget(site: Site, group: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=site.url.partition("://")[2])
+    await admin.start()
+    try:
+        coordinator = await admin.find_coordinator(group)
+        for _ in range(100):
+            answer = await admin._send_request(DeleteGroupsRequest([group]), coordinator)
+            code = answer.results[0][1]
+            if code != NonEmptyGroup.errno:
+                break
+            await asyncio.sleep(0.2)
+        assert code == 0
+    finally:
+        await admin.close()
