@@ -197,6 +197,7 @@ class Job:
         format: str,
         partitions: int,
         record_bytes_max: int,
+        output_bytes_max: int,
         tombstone_retention_ms: int,
         schema_ids: Sequence[int],
         message_index: Sequence[int],
@@ -211,7 +212,9 @@ class Job:
         ids_per_key: int = 8,
         rekeyed: bool = False,
     ) -> None:
-        """`partitions` above 0: every key must lie where murmur2 puts it. `sealed`: no payload in dead letters.
+        """`partitions` above 0: every key must lie where murmur2 puts it. `record_bytes_max`: of a source's value;
+        `output_bytes_max`: of a record of the output and the changelog, with key and headers: what does not fit is a
+        dead letter. An entity key has at most a quarter of the difference. `sealed`: no payload in dead letters.
 
         `ids_per_key`: ids of events that a row remembers, at most 64. `rekeyed`: the source holds copies that
         `Table.rekey` made, and says where each was.
@@ -242,6 +245,10 @@ class Step:
         """Number of the layer that holds the rows; 0 where the call was stopped."""
 
     @property
+    def taken(self) -> int:
+        """Records that are done, from the first on: as a rule all. Of a call that made 64 MB the rest is another's."""
+
+    @property
     def counts(self) -> dict[str, int]:
         """What became of the records, by name; `dead.REASON` only where there are any."""
 
@@ -262,10 +269,14 @@ class Table:
         """`resident`: every row is here. Otherwise a store has the rows: `missing` and `load` come before `process`."""
 
     def process(self, records: Records, now_ms: int) -> Step:
-        """Applies a chunk of events. RuntimeError: rows were not loaded; what `canonicalise` raised goes up."""
+        """Applies a chunk of events, see `Step.taken`. RuntimeError: rows were not loaded; what `canonicalise` raised
+        goes up.
+        """
 
     def snapshots(self, requests: Records, now_ms: int) -> Step:
-        """Answers a chunk of `{source}.resync`: the current revision of each key again, for who asked."""
+        """Answers a chunk of `{source}.resync`: the current revision of each key again, for who asked; one answer for
+        all who asked for a key. See `Step.taken`.
+        """
 
     def rekey(self, records: Records) -> Step:
         """The records under their entity keys as the step's `patches`; those without one as dead letters. No state."""

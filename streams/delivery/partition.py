@@ -20,6 +20,8 @@ from streams.kernel.rule import DELETE, SNAPSHOT
 __all__ = ["GONE", "READY", "RESTING", "Entry", "Partition", "Rules", "Trouble"]
 
 RESYNC_FOR = "resync-for"
+ANYBODY = b"*"
+"""Several asked for the snapshot, or somebody did for everybody."""
 """Header of a snapshot on demand; its value names who asked."""
 FRAME_BYTES = 5
 """Tag and length of a patch in a PatchBatch: the body of a request is never larger than its `nbytes`."""
@@ -167,7 +169,7 @@ class Partition:
         for name, value in headers:
             if name == RESYNC_FOR:
                 requester = value
-        if requester is not None and requester != self._rules.requester:
+        if requester not in (None, ANYBODY, self._rules.requester):
             return False
         absent = key in self.wanted or key in self.waiting
         if requester is None and not absent:

@@ -68,6 +68,7 @@ COUNTERS = {
     "resumes": Counter("streams_partition_resumes", "Stops of a partition that a request ended"),
     "repaired": Counter("streams_rows_repaired", "Rows put right that an owner wrote which was none any more"),
     "requests.damaged": Counter(*REFUSED, "damaged"),
+    "requests.too-large": Counter(*REFUSED, "too-large"),
     "rekeyed": Counter("streams_events_rekeyed", "Source records copied under their entity key"),
     "skipped.type": Counter("streams_events_skipped", "Source records passed over because they hold another type"),
     "unreadable.time": Counter(*UNREADABLE, "time"),

@@ -18,7 +18,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from streams._native import Job
+from streams._native import Job, Records, Step
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.dead_letters.letter import fitted
 from streams.errors import Finding, SettingsError
@@ -73,6 +73,7 @@ def make_job(
             format=spec.format,
             partitions=partitions,
             record_bytes_max=record_bytes_max,
+            output_bytes_max=record_bytes_max + HEADER_ROOM_BYTES,
             tombstone_retention_ms=spec.tombstone_retention_ms,
             schema_ids=list(spec.schema_ids),
             message_index=message_index(descriptor),
@@ -184,13 +185,23 @@ class Sync:
         if chunk.refused and chunk.refused != self.topics.dead_letters:
             self._bury(chunk)
             return
+        records = chunk.records
+        while len(records):
+            step = await self._step(chunk, records)
+            if step is None:
+                return
+            # As a rule that was all. Compressed events and answers may come to many times the chunk's own bytes.
+            records = records.slice(step.taken, len(records))
+
+    async def _step(self, chunk: Chunk, records: Records) -> Step | None:
+        """Has the kernel work on records of the chunk; None: they will be read again."""
         requests = chunk.topic == self.topics.resync
         loop = asyncio.get_running_loop()
         async with self.app.consumer.working():
             if not self.app.consumer.is_current(chunk):
-                return
+                return None
             state = self.states[chunk.partition]
-            work = partial(state.process, chunk.records, self._clock.now_ms(), requests=requests)
+            work = partial(state.process, records, self._clock.now_ms(), requests=requests)
             began = self._clock.monotonic_s()
             step = await loop.run_in_executor(self._thread, work)
             self.kernel_seconds += self._clock.monotonic_s() - began
@@ -206,7 +217,8 @@ class Sync:
                 "source counts anew, see `streams state reset-sequence`",
                 self.topics.input, chunk.partition, offset, hashed,
             )  # fmt: skip
-        self._account(chunk, step.counts)
+        self._account(chunk, step.taken, step.counts)
+        return step
 
     def _bury(self, chunk: Chunk) -> None:
         """What comes of the chunk's one record does not fit a topic: a letter; a request is passed, and counted."""
@@ -219,12 +231,12 @@ class Sync:
             return
         letters, counts = buried(chunk, self._letter_bytes_max)
         chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
-        self._account(chunk, counts)
+        self._account(chunk, len(chunk), counts)
 
-    def _account(self, chunk: Chunk, counts: Mapping[str, int]) -> None:
+    def _account(self, chunk: Chunk, records: int, counts: Mapping[str, int]) -> None:
         self.counts.update(counts)
         if chunk.topic == self.topics.resync:
             return  # requests among bad events do not make these better
-        stopping = self._limits.observe(chunk.partition, len(chunk), counts)
+        stopping = self._limits.observe(chunk.partition, records, counts)
         if stopping is not None:
             stop_after(self.app.consumer, chunk, stopping.code, stopping.words, self._clock.now_ms())

@@ -132,7 +132,8 @@ def _core(workload: Workload) -> Iterator[Records]:
     job = Job(
         schema.native, type=DeviceState.DESCRIPTOR.full_name,
         fingerprint=schema.fingerprint, field_table=schema.field_table_bytes, source="devices", key="record",
-        sequence="attribute", format="auto", partitions=0, record_bytes_max=1 << 20, tombstone_retention_ms=86_400_000,
+        sequence="attribute", format="auto", partitions=0, record_bytes_max=1 << 20, output_bytes_max=1 << 21,
+        tombstone_retention_ms=86_400_000,
         schema_ids=[], message_index=[0], sealed=False, canonicalise=schema.canonicalise,
     )  # fmt: skip
     table = Table(job, 0)

@@ -107,6 +107,7 @@ def job_of(message_class: type[Message], source: str) -> Job:
         format="auto",
         partitions=0,
         record_bytes_max=1_000_000,
+        output_bytes_max=1_000_000 + 65_536,
         tombstone_retention_ms=1_000_000,
         schema_ids=[],
         message_index=message_index(descriptor_of(message_class)),

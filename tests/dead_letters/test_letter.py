@@ -207,6 +207,7 @@ def test_the_native_core_writes_the_same_letters(own: list[tuple[str, bytes | No
         format="plain",
         partitions=0,
         record_bytes_max=LARGE,
+        output_bytes_max=LARGE + 65_536,
         tombstone_retention_ms=1,
         schema_ids=[],
         message_index=[],

@@ -478,6 +478,18 @@ def test_a_snapshot_for_others_is_no_answer() -> None:
     assert (None, 1, 2) == (place.lanes.cut(0, 100, 1 << 20), place.lanes.waiting_keys, place.progress)
 
 
+def test_a_snapshot_for_everybody_is_an_answer() -> None:
+    """Several asked for the key at once: the owner answered all of them with one record."""
+    place = Place()
+    place.change(A)
+    place.lanes.await_snapshot(place.cut().entries)
+    place.owner.answer(A, b"*")
+    place.read()
+
+    assert [(A, [(SNAPSHOT, 0, 1)])] == shape(place.cut())
+    assert (0, [(A, (1_000, 1))]) == (place.lanes.waiting_keys, place.lanes.take_arrived())
+
+
 def test_a_snapshot_that_is_behind_ends_the_wait_before_it_begins() -> None:
     """A key whose snapshot has come in behind the refused patch goes on with it, without what lay between."""
     place = Place()

@@ -104,6 +104,7 @@ def job(kind: type[Message], form: str, ids: bool, listed: bool, written: str) -
         format=form,
         partitions=0,
         record_bytes_max=BYTES_MAX,
+        output_bytes_max=BYTES_MAX + 65_536,
         tombstone_retention_ms=1 << 40,
         schema_ids=[42] if ids else [],
         message_index=message_index(descriptor),

@@ -59,6 +59,7 @@ def emitted(owner: type[Message], events: list[bytes | None], key: bytes = b"k")
         Job(
             schema.native, type=schema.full_name, fingerprint=schema.fingerprint, field_table=schema.field_table_bytes,
             source="s", key="record", sequence="none", format="plain", partitions=0, record_bytes_max=1 << 22,
+            output_bytes_max=1 << 23,
             tombstone_retention_ms=1_000, schema_ids=[], message_index=[0], sealed=False,
             canonicalise=schema.through_upb,
         ),

@@ -42,6 +42,7 @@ def make_job(**changes: Any) -> Job:
         "format": "auto",
         "partitions": 0,
         "record_bytes_max": 100_000,
+        "output_bytes_max": 165_536,
         "tombstone_retention_ms": RETENTION_MS,
         "schema_ids": [],
         "message_index": [1],

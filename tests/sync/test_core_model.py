@@ -31,6 +31,7 @@ JOB = Job(
     format="auto",
     partitions=0,
     record_bytes_max=100_000,
+    output_bytes_max=100_000 + 65_536,
     tombstone_retention_ms=1 << 40,
     schema_ids=[],
     message_index=[1],

@@ -123,6 +123,7 @@ fn table(fields: &str) -> Result<SyncTable, Failed> {
         format: "auto".to_owned(),
         partitions: 0,
         record_bytes_max: 1 << 20,
+        output_bytes_max: (1 << 20) + 65_536,
         tombstone_retention_ms: 14 * 86_400_000,
         ids_per_key: 8,
         rekeyed: false,

@@ -174,6 +174,7 @@ fn table() -> SyncTable {
         format: "auto".to_owned(),
         partitions: 0,
         record_bytes_max: 1 << 20,
+        output_bytes_max: (1 << 20) + 65_536,
         tombstone_retention_ms: 86_400_000,
         ids_per_key: 8,
         rekeyed: false,

@@ -33,10 +33,11 @@ pub enum Reason {
     WrongType,
     NoData,
     Dataref,
+    TooLarge,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::Undecodable,
         Reason::WrongSchema,
         Reason::MissingKey,
@@ -48,6 +49,7 @@ impl Reason {
         Reason::WrongType,
         Reason::NoData,
         Reason::Dataref,
+        Reason::TooLarge,
     ];
 
     pub fn code(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Reason {
             Reason::WrongType => "wrong-type",
             Reason::NoData => "no-data",
             Reason::Dataref => "dataref",
+            Reason::TooLarge => "too-large",
         }
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::attributes::decimal;
+use crate::bounds::Bounds;
 use crate::cloudevents::{tells_any, tells_cloudevents};
 use crate::digest;
 use crate::envelope::{Event, Format, Reason, Recognition, Refusal, Sequence, Types};
@@ -78,7 +79,10 @@ pub struct JobSpec {
     pub format: String,
     /// Above 0: the source's partition count, and every key must lie in the partition that murmur2 gives it.
     pub partitions: u32,
+    /// Of a source record's value, before and after decompression.
     pub record_bytes_max: usize,
+    /// Of a record of the output and of the changelog, with key and headers.
+    pub output_bytes_max: usize,
     pub tombstone_retention_ms: u64,
     /// Ids that a row keeps, at least 1 and at most [`IDS_MAX`].
     pub ids_per_key: usize,
@@ -110,6 +114,7 @@ pub struct Job {
     pub(crate) rekeyed: bool,
     pub(crate) sealed: bool,
     pub(crate) seed: u64,
+    pub(crate) bounds: Bounds,
     canonicaliser: Box<dyn Canonicaliser>,
 }
 
@@ -158,6 +163,7 @@ impl Job {
             rekeyed: spec.rekeyed,
             sealed: spec.sealed,
             seed: spec.seed,
+            bounds: Bounds::new(spec.record_bytes_max, spec.output_bytes_max),
             canonicaliser: spec.canonicaliser,
         })
     }
@@ -264,6 +270,7 @@ impl Job {
         if key.starts_with(RESERVED_PREFIX) {
             return missing("the entity key begins with 0x00 streams/, which is reserved".to_owned());
         }
+        self.bounds.check_key(key)?;
         Ok(key)
     }
 

@@ -3,6 +3,7 @@
 
 pub mod apply;
 mod attributes;
+pub mod bounds;
 pub mod canonical;
 mod cloudevents;
 pub mod compose;

@@ -11,6 +11,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::attributes::decimal;
+use crate::bounds::{Requesters, REQUESTER_BYTES_MAX, STEP_BYTES_MAX};
 use crate::diff::{Change, Delta};
 use crate::digest;
 use crate::envelope::{self, Event, Reason, Refusal, Scratch, ERROR_BYTES_MAX, UNREADABLE};
@@ -34,8 +35,6 @@ const WARM_RECORDS: usize = 16;
 pub const REKEY_ORIGIN: &[u8] = b"rekey-origin";
 /// Header of a dead letter: id of the log it was in first, in hex; absent where that is unknown.
 pub const DEAD_LETTER_LOG: &[u8] = b"dlq-origin-topic-id";
-/// Requester for whom an answer is everybody's.
-const EVERYBODY: &str = "*";
 /// Version of the `dlq-` header family.
 pub const DEAD_LETTER_FORMAT: &[u8] = b"1";
 
@@ -84,6 +83,8 @@ pub struct Counts {
     pub requests_damaged: u64,
     /// Requests about keys without a row that name no patch of this partition, or where rows are missing: not answered.
     pub requests_unknown: u64,
+    /// Requests whose key or requester is too long, or whose answer would not fit its topic: not answered.
+    pub requests_too_large: u64,
     /// Records copied under their entity key.
     pub rekeyed: u64,
     /// Keys whose sequences were reset on request.
@@ -131,6 +132,7 @@ impl Counts {
             ("requests.foreign", self.requests_foreign),
             ("requests.damaged", self.requests_damaged),
             ("requests.unknown", self.requests_unknown),
+            ("requests.too-large", self.requests_too_large),
             ("rekeyed", self.rekeyed),
             ("sequence-resets", self.sequence_resets),
             ("skipped.type", self.skipped_types),
@@ -156,6 +158,8 @@ pub struct Step {
     pub dead_letters: Records,
     /// Serial of the layer that holds the rows; 0 where the call was stopped.
     pub mark: u64,
+    /// Records that are done: as a rule all of them.
+    pub taken: usize,
     pub counts: Counts,
     /// Keys that dropped [`STUCK_DROPS`] events in a row, with the offset of the last of these. A log gets no key, and no
     /// hash of it that could be looked up in a list of keys.
@@ -252,7 +256,8 @@ impl SyncTable {
         &mut self.table
     }
 
-    /// Applies a chunk: its rows are in the layer of `mark`, its outputs in the step.
+    /// Applies a chunk: its rows are in the layer of `mark`, its outputs in the step. Once [`STEP_BYTES_MAX`] came of its
+    /// records it ends, and what was not `taken` is for another call.
     pub fn process(&mut self, records: &Records, now_ms: u64) -> Result<Step, Failure> {
         self.refuse_if_late()?;
         self.call(records.nbytes() + 160 * records.len(), now_ms, |call, scratch, key| {
@@ -261,6 +266,10 @@ impl SyncTable {
             call.step.patches = Records::with_capacity(records.len(), records.nbytes() / 2);
             call.repair()?;
             for (at, record) in records.iter().enumerate() {
+                if call.is_full() {
+                    break;
+                }
+                call.step.taken = at + 1;
                 if at % WARM_RECORDS == 0 && call.job.is_keyed_by_record() {
                     let next = (at..records.len().min(at + WARM_RECORDS)).filter_map(|at| records.get(at).key());
                     black_box(call.table.warm(next));
@@ -295,14 +304,23 @@ impl SyncTable {
     }
 
     /// Answers a chunk of `{source}.resync`: the row of each key, again, for who asked. Changes no state but the
-    /// sequences and ids of keys whose request has the header `reset-sequence`, which are forgotten.
+    /// sequences and ids of keys whose request has the header `reset-sequence`, which are forgotten. A key is answered
+    /// once: to its one requester, or to everybody where several ask. Ends early as [`SyncTable::process`] does.
     pub fn snapshots(&mut self, requests: &Records, now_ms: u64) -> Result<Step, Failure> {
         self.refuse_if_late()?;
         self.call(0, now_ms, |call, _, _| {
             call.repair()?;
+            let requesters = Requesters::of(requests);
             let mut answered = HashSet::new();
-            for request in requests.iter() {
-                call.request(&request, &mut answered)?;
+            for (at, request) in requests.iter().enumerate() {
+                if call.is_full() {
+                    break;
+                }
+                call.step.taken = at + 1;
+                match call.request(&request, &requesters, &mut answered) {
+                    Err(Stop::Refused(_)) => call.step.counts.requests_too_large += 1,
+                    other => other?,
+                }
             }
             Ok(())
         })
@@ -568,17 +586,25 @@ impl Call<'_> {
             let held = if gone.is_some() { None } else { held };
             update(job, held, fresh, &arrival, stamp, buffers, counts)?
         };
-        self.table.write(place, key, Some(&self.buffers.row));
-        match published {
-            Some(publication) => self.publish(record.timestamp_ms(), &arrival, &publication),
-            None => Ok(()),
+        job.bounds.check_record("state", key, &self.buffers.row, std::iter::empty())?;
+        if let Some(publication) = published {
+            self.publish(record.timestamp_ms(), &arrival, &publication)?;
         }
+        self.table.write(place, key, Some(&self.buffers.row));
+        Ok(())
+    }
+
+    /// Whether so much came of the call that the next records are another call's.
+    fn is_full(&self) -> bool {
+        let (patches, letters) = (&self.step.patches, &self.step.dead_letters);
+        patches.nbytes() + letters.nbytes() + self.table.changed_bytes() >= STEP_BYTES_MAX
     }
 
     /// Copies one record under its entity key.
     fn rekey(&mut self, record: &Record<'_>, scratch: &mut Scratch, key: &mut Vec<u8>) -> Result<(), Stop> {
         let event = envelope::recognise(&self.job.recognition, record, scratch)?;
         let key = self.job.key_of(record, &event, key)?;
+        self.job.bounds.check_record("copy", key, record.value().unwrap_or_default(), record.headers())?;
         let rekeyed = &mut self.step.patches;
         rekeyed.push(Some(key), record.value(), record.timestamp_ms(), record.offset())?;
         for (name, value) in record.headers() {
@@ -713,6 +739,11 @@ impl Call<'_> {
             write!(event_id, "{}/{}", self.partition, arrival.offset).map_err(|error| Failure(error.to_string()))?;
             (head.event_id, head.event_source) = (event_id, &self.job.source);
         }
+        let headers = [
+            (b"traceparent".as_slice(), (!event.traceparent.is_empty()).then_some(event.traceparent.as_bytes())),
+            (b"tracestate", (!event.tracestate.is_empty()).then_some(event.tracestate.as_bytes())),
+            (b"correlation-id", event.correlation),
+        ];
         append(
             &mut self.step,
             self.job,
@@ -721,22 +752,18 @@ impl Call<'_> {
             &self.buffers.delta,
             &mut self.buffers.patch,
             timestamp_ms,
-        )?;
-        let patches = &mut self.step.patches;
-        if !event.traceparent.is_empty() {
-            patches.push_header(b"traceparent", Some(event.traceparent.as_bytes()))?;
-        }
-        if !event.tracestate.is_empty() {
-            patches.push_header(b"tracestate", Some(event.tracestate.as_bytes()))?;
-        }
-        if let Some(correlation) = event.correlation {
-            patches.push_header(b"correlation-id", Some(correlation))?;
-        }
-        Ok(())
+            &headers,
+        )
     }
 
-    /// Answers one snapshot request; `answered` holds what this chunk has answered already.
-    fn request(&mut self, request: &Record<'_>, answered: &mut HashSet<(Vec<u8>, Vec<u8>)>) -> Result<(), Stop> {
+    /// Answers one snapshot request; `answered` holds the keys that this call has answered already. Refused: its key, its
+    /// requester or the answer is too large.
+    fn request(
+        &mut self,
+        request: &Record<'_>,
+        requesters: &Requesters<'_>,
+        answered: &mut HashSet<Vec<u8>>,
+    ) -> Result<(), Stop> {
         let job = self.job;
         let counts = &mut self.step.counts;
         if request.headers().any(|(name, _)| name == b"resume") {
@@ -752,12 +779,15 @@ impl Call<'_> {
             counts.requests_foreign += 1;
             return Ok(());
         }
+        job.bounds.check_key(key)?;
         let asked = asked(request.value().unwrap_or_default()).unwrap_or_else(|| {
             counts.requests_damaged += 1;
             Asked::default()
         });
-        let is_answered = |requester: &str| answered.contains(&(key.to_vec(), requester.as_bytes().to_vec()));
-        if is_answered(EVERYBODY) || is_answered(asked.requester) {
+        if asked.requester.len() > REQUESTER_BYTES_MAX {
+            return Err(Refusal::new(Reason::TooLarge, "the requester's name").into());
+        }
+        if answered.contains(key) {
             return Ok(());
         }
         let place = self.place(key, request.offset())?;
@@ -796,7 +826,6 @@ impl Call<'_> {
             self.step.counts.requests_unknown += 1;
             return Ok(());
         };
-        answered.insert((key.to_vec(), asked.requester.as_bytes().to_vec()));
         let head = PatchHead { key, event_time, ..PatchHead::default() };
         append(
             &mut self.step,
@@ -806,8 +835,9 @@ impl Call<'_> {
             &self.buffers.delta,
             &mut self.buffers.patch,
             request.timestamp_ms(),
+            &[(b"resync-for", Some(requesters.of_key(key).as_bytes()))],
         )?;
-        self.step.patches.push_header(b"resync-for", Some(asked.requester.as_bytes()))?;
+        answered.insert(key.to_vec());
         Ok(())
     }
 
@@ -857,7 +887,7 @@ impl Call<'_> {
                 let head = PatchHead { key: &key, event_time, ..PatchHead::default() };
                 let now_ms = i64::try_from(self.now_ms).unwrap_or(i64::MAX);
                 let buffers = &mut *self.buffers;
-                append(&mut self.step, self.job, head, &answer, &buffers.delta, &mut buffers.patch, now_ms)?;
+                append(&mut self.step, self.job, head, &answer, &buffers.delta, &mut buffers.patch, now_ms, &[])?;
             }
         }
         Ok(())
@@ -1148,14 +1178,14 @@ fn cut(text: &str, bytes: usize) -> &str {
 }
 
 /// The entity key that a request names; nobody's own key is the schema record's.
-fn requested_key<'a>(request: &Record<'a>) -> Option<&'a [u8]> {
+pub(crate) fn requested_key<'a>(request: &Record<'a>) -> Option<&'a [u8]> {
     request.key().filter(|key| !key.is_empty() && !key.starts_with(RESERVED_PREFIX))
 }
 
 /// What a streams.v1.Resync asks for.
 #[derive(Default)]
-struct Asked<'a> {
-    requester: &'a str,
+pub(crate) struct Asked<'a> {
+    pub requester: &'a str,
     /// Log and partition of the patch that made somebody ask.
     topic_id: &'a [u8],
     partition: u64,
@@ -1169,7 +1199,7 @@ impl Asked<'_> {
 }
 
 /// Reads a request; None: its value is damaged.
-fn asked(value: &[u8]) -> Option<Asked<'_>> {
+pub(crate) fn asked(value: &[u8]) -> Option<Asked<'_>> {
     let mut found = Asked::default();
     for field in wire::records(value) {
         let field = field.ok()?;
@@ -1201,7 +1231,8 @@ fn copied_from(origin: &[u8]) -> Option<(LogId, u32, i64)> {
     Some((unhex(log)?, partition, i64::try_from(decimal(offset)?).ok()?))
 }
 
-/// Appends one patch to a step and counts it.
+/// Appends one patch with its headers (those that have a value) to a step, and counts it. Refused: it does not fit its topic.
+#[allow(clippy::too_many_arguments)] // a record and what it is made of
 fn append(
     step: &mut Step,
     job: &Job,
@@ -1210,17 +1241,12 @@ fn append(
     delta: &Delta,
     buffer: &mut Vec<u8>,
     timestamp_ms: i64,
-) -> Result<(), Failure> {
-    let counts = &mut step.counts;
+    headers: &[(&[u8], Option<&[u8]>)],
+) -> Result<(), Stop> {
     let (mask, numbers, data): (&[u8], &[u8], &[u8]) = match publication.kind {
         patch::Kind::Delta => (&delta.mask, &delta.numbers, &delta.data),
         _ => (&[], &[], &publication.data),
     };
-    *(match publication.kind {
-        patch::Kind::Delta => &mut counts.deltas,
-        patch::Kind::Delete => &mut counts.deletes,
-        _ => &mut counts.snapshots,
-    }) += 1;
     let head = PatchHead {
         kind: publication.kind,
         type_name: &job.recognition.type_name,
@@ -1233,7 +1259,18 @@ fn append(
     };
     buffer.clear();
     patch::encode(&head, mask, numbers, data, buffer);
+    let headers = || headers.iter().copied().filter(|(_, value)| value.is_some());
+    job.bounds.check_record("patch", head.key, buffer, headers())?;
     step.patches.push(Some(head.key), Some(buffer), timestamp_ms, -1)?;
+    for (name, value) in headers() {
+        step.patches.push_header(name, value)?;
+    }
+    let counts = &mut step.counts;
+    *(match publication.kind {
+        patch::Kind::Delta => &mut counts.deltas,
+        patch::Kind::Delete => &mut counts.deletes,
+        _ => &mut counts.snapshots,
+    }) += 1;
     counts.patches += 1;
     counts.patch_bytes += buffer.len() as u64;
     Ok(())

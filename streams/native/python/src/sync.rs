@@ -55,7 +55,8 @@ pub struct PyJob {
 impl PyJob {
     #[new]
     #[pyo3(signature = (schema, *, r#type, fingerprint, field_table, source, key, sequence, format, partitions,
-                        record_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed, canonicalise,
+                        record_bytes_max, output_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed,
+                        canonicalise,
                         names=vec![], event_types=vec![], other_types="dead_letter", schema_indexes="standard",
                         also_indexes=vec![], other_indexes=vec![], ids_per_key=IDS_DEFAULT, rekeyed=false))]
     #[allow(clippy::too_many_arguments)] // a job's settings, by name only
@@ -70,6 +71,7 @@ impl PyJob {
         format: String,
         partitions: u32,
         record_bytes_max: usize,
+        output_bytes_max: usize,
         tombstone_retention_ms: u64,
         schema_ids: Vec<u32>,
         message_index: Vec<i32>,
@@ -105,6 +107,7 @@ impl PyJob {
             format,
             partitions,
             record_bytes_max,
+            output_bytes_max,
             tombstone_retention_ms,
             ids_per_key,
             rekeyed,
@@ -135,6 +138,8 @@ pub struct PyStep {
     #[pyo3(get)]
     mark: u64,
     #[pyo3(get)]
+    taken: usize,
+    #[pyo3(get)]
     counts: Py<PyDict>,
     #[pyo3(get)]
     stuck: Vec<(u64, i64)>,
@@ -152,6 +157,7 @@ impl PyStep {
             patches: Py::new(py, PyRecords::from(step.patches))?,
             dead_letters: Py::new(py, PyRecords::from(step.dead_letters))?,
             mark: step.mark,
+            taken: step.taken,
             counts: counts.unbind(),
             stuck: step.stuck.iter().map(|(key, offset)| (SECRET.hash_one(key), *offset)).collect(),
             fatal: step.fatal,

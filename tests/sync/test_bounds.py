@@ -1,0 +1,167 @@
+"""What leaves the kernel is bounded, however little came in: keys, patches, rows, answers, and what one call makes."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import zstandard
+
+from streams._native import Records, Step, Table, decode_row
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.v1.patch_pb2 import Patch
+from streams.v1.resync_pb2 import Resync
+from tests.sync.test_core import NOW, chunk, counted, dead, kinds, make_table, patches
+
+SOURCE_BYTES_MAX = 100_000
+OUTPUT_BYTES_MAX = 165_536
+KEY_BYTES_MAX = 16_384
+STEP_BYTES_MAX = 64 << 20
+OVERHEAD_BYTES = 128
+SOURCE = (("ce_specversion", b"1.0"), ("ce_id", b"1"))
+
+
+def state(size: int = 0, **fields: object) -> bytes:
+    """A canonical message of about so many bytes."""
+    return DeviceState(device_id="d", owner_email="a" * size, **fields).SerializeToString(deterministic=True)  # type: ignore[arg-type]
+
+
+def largest(step: Step) -> int:
+    """Bytes of the largest patch with key and headers, as a topic counts them."""
+    out = step.patches
+    sizes = [
+        OVERHEAD_BYTES
+        + len(out.key(at) or b"")
+        + len(out.value(at) or b"")
+        + sum(10 + len(name) + len(value or b"") for name, value in out.headers(at))
+        for at in range(len(out))
+    ]
+    return max(sizes, default=0)
+
+
+@pytest.mark.parametrize("rule", ["record", "field:device_id", "subject"])
+def test_a_key_has_at_most_a_quarter_of_the_room(rule: str) -> None:
+    """It stands in three places. One byte more is a letter, and its neighbours go on."""
+    events = []
+    for size in (KEY_BYTES_MAX, KEY_BYTES_MAX + 1, 90_000, 5):
+        key = "k" * size
+        headers = [("ce_specversion", b"1.0"), ("ce_id", str(size).encode()), ("ce_subject", key.encode())]
+        value = DeviceState(device_id=key, battery=1.0).SerializeToString(deterministic=True)
+        events.append((key.encode(), value, headers))
+
+    step = make_table(key=rule).process(chunk(*events), NOW)
+
+    assert [KEY_BYTES_MAX, 5] == [len(patch.key) for patch in patches(step)]
+    assert {"events": 4, "patches": 2, "snapshots": 2, "rows": 2, "dead.too-large": 2} == counted(step)
+    assert ["too-large"] * 2 == [letter["dlq-reason"] for letter in dead(step)]
+    assert "entity key of 16385 bytes, at most 16384 fit beside a message" == dead(step)[0]["dlq-error"]
+    assert 4 == step.taken
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("ce_specversion", b"1.0"), ("ce_id", b"i" * 160_000)],
+        [("ce_specversion", b"1.0"), ("ce_id", b"1"), ("ce_source", b"s" * 160_000)],
+        [("content-encoding", b"zstd"), *SOURCE, ("ce_source", b"s" * 70_000)],
+    ],
+)
+def test_a_patch_that_does_not_fit_its_topic_is_a_letter_and_changes_nothing(headers: list[tuple[str, bytes]]) -> None:
+    """What is in it beside the message comes from headers of any size; a compressed message was small on its way."""
+    table = make_table()
+    before = table.process(chunk((b"d", state(battery=1.0), [])), NOW)
+    table.commit(before.mark)
+    row = table.get(b"d")
+    value = state(99_000, battery=2.0)
+    if headers[0][0] == "content-encoding":
+        value = zstandard.compress(value)
+
+    step = table.process(chunk((b"d", value, headers), (b"e", state(battery=3.0), []), first=1), NOW)
+    table.commit(step.mark)
+
+    assert (1, 1, row) == (step.counts["dead.too-large"], len(step.patches), table.get(b"d"))
+    assert "patch of " in (dead(step)[0]["dlq-error"] or "")
+    after = table.process(chunk((b"d", state(battery=4.0), []), first=3), NOW)
+    assert [(Patch.SNAPSHOT, 0, 2)] == kinds(after)
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_last_byte_that_fits(over: int) -> None:
+    """What the kernel lets through is what a topic takes, to the byte."""
+    head = make_table().process(chunk((b"d", state(90_000), [*SOURCE, ("ce_source", b"s" * 20_000)])), NOW)
+    size = 20_000 + OUTPUT_BYTES_MAX - largest(head) + over
+
+    step = make_table().process(chunk((b"d", state(90_000), [*SOURCE, ("ce_source", b"s" * size)])), NOW)
+
+    assert (1 - over, over) == (len(step.patches), len(step.dead_letters))
+    assert largest(step) == (0 if over else OUTPUT_BYTES_MAX)
+
+
+def test_a_request_that_cannot_be_answered_is_refused_and_counted() -> None:
+    """A key that is too long, or a requester's name: nothing is written that its topic does not take."""
+    table = make_table()
+    table.process(chunk((b"ok", state(battery=1.0), [])), NOW)
+    asked = Resync(requester="billing").SerializeToString()
+    named = Resync(requester="n" * 160_000).SerializeToString()
+
+    answers = table.snapshots(
+        chunk((b"k" * 160_000, asked, []), (b"ok", named, []), (b"ok", asked, []), (os.urandom(20_000), asked, [])), NOW
+    )
+
+    assert (3, 4, 1) == (answers.counts["requests.too-large"], answers.taken, len(answers.patches))
+    assert [("resync-for", b"billing")] == answers.patches.headers(0)
+    assert largest(answers) < OUTPUT_BYTES_MAX
+
+
+def test_one_answer_serves_all_who_ask_for_a_key() -> None:
+    """63 KB of requests by 8,000 requesters for one large state: one answer, for everybody."""
+    table = make_table()
+    table.process(chunk((b"k", state(90_000), []), (b"l", state(90_000), [])), NOW)
+    requests = Records()
+    for number in range(8_000):
+        requests.append(b"k", Resync(requester=f"g{number}").SerializeToString(), [], 1, number)
+    for number in range(2):
+        requests.append(b"l", Resync(requester="alone").SerializeToString(), [], 1, 8_000 + number)
+
+    answers = table.snapshots(requests, NOW)
+
+    assert 8_002 == answers.taken
+    assert [b"*", b"alone"] == [answers.patches.headers(at)[0][1] for at in range(len(answers.patches))]
+
+
+def taken(table: Table, records: Records, *, requests: bool = False) -> list[tuple[int, int]]:
+    """Records and bytes of each call until all are done."""
+    calls = []
+    while len(records):
+        step = table.snapshots(records, NOW) if requests else table.process(records, NOW)
+        calls.append((step.taken, step.patches.nbytes + step.dead_letters.nbytes))
+        records = records.slice(step.taken, len(records))
+    return calls
+
+
+def test_answers_to_many_requests_come_in_several_calls() -> None:
+    """1,000 states of 90 KB: 90 MB do not come at once, and each key is answered once."""
+    table = make_table()
+    keys = [str(number).encode() for number in range(1_000)]
+    for offset, key in enumerate(keys):
+        table.commit(table.process(chunk((key, state(90_000), []), first=offset), NOW).mark)
+
+    calls = taken(table, chunk(*[(key, None, []) for key in keys]), requests=True)
+
+    assert (1_000, 2) == (sum(count for count, _ in calls), len(calls))
+    assert all(size < STEP_BYTES_MAX + OUTPUT_BYTES_MAX for _, size in calls)
+
+
+def test_compressed_events_come_in_several_calls() -> None:
+    """600 records of 100 bytes that hold 90 KB each: states and patches of 108 MB do not come at once."""
+    table = make_table()
+    events = [
+        (str(at).encode(), zstandard.compress(state(90_000, battery=float(at))), [("content-encoding", b"zstd")])
+        for at in range(600)
+    ]
+
+    calls = taken(table, chunk(*events))
+
+    assert (600, 2) == (sum(count for count, _ in calls), len(calls))
+    assert all(size < STEP_BYTES_MAX + OUTPUT_BYTES_MAX for _, size in calls)
+    assert decode_row(table.changelog(0, 1 << 60).value(0) or b"")["revision"] == 1
