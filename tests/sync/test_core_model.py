@@ -1,16 +1,17 @@
-"""The native sync core against a model in plain Python: random events, commits, aborts, crashes and rewinds."""
+"""The native sync core against a model in plain Python: random events, replays, requests, commits, aborts, crashes,
+rewinds, clocks that go back, and logs that are replaced."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from streams._native import PARTITION_KEY, RESERVED_PREFIX, SCHEMA_KEY, Job, Records, Table, decode_row, xxh3_64
+from streams._native import PARTITION_KEY, RESERVED_PREFIX, SCHEMA_KEY, Job, Records, Step, Table, decode_row, xxh3_64
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.patch import apply_patch
 from streams.kernel.schema import MessageSchema
@@ -38,7 +39,8 @@ JOB = Job(
     sealed=False,
     canonicalise=SCHEMA.through_upb,
 )
-LOG, OUTPUT = b"l" * 16, b"o" * 16
+OUTPUT = b"o" * 16
+UNKNOWN = 255  # ordinal of a log that no record knows
 KEYS = [b"a", b"b", b"c"]
 SOURCES = [f"/{number}" for number in range(10)]
 
@@ -53,6 +55,8 @@ class Event:
     source: str
     sequence: int | None
     mangled: bool
+    origin: tuple[int, int] | None = None
+    """Where it died first, if it is a dead letter that is replayed: ordinal of the log, and offset."""
 
 
 @dataclass
@@ -62,13 +66,27 @@ class Row:
     state: DeviceState | None
     revision: int
     offset: int
+    ordinal: int
     sequences: dict[str, int] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)  # oldest first
 
 
-def note(row: Row, event: Event, offset: int) -> None:
+def log_id(ordinal: int) -> bytes:
+    """Identity of a log."""
+    return bytes([ordinal + 1 & 255 or 251]) * 16
+
+
+def position(event: Event, offset: int, ordinal: int) -> tuple[int, int] | None:
+    """The log and offset that an event is judged by; None: its log is not known any more."""
+    if event.origin is None or (event.origin[0] == ordinal and event.origin[1] >= offset):
+        return ordinal, offset
+    return event.origin if event.origin[0] != UNKNOWN else None
+
+
+def note(row: Row, event: Event, place: tuple[int, int] | None) -> None:
     """Remembers where an event came from: eight sources, of which a ninth evicts none, and the last eight ids."""
-    row.offset = offset
+    if place is not None:
+        row.ordinal, row.offset = place
     if not event.id:
         return
     row.ids = [*row.ids, f"{event.source} {event.id}"][-8:]
@@ -84,25 +102,35 @@ def published(state: DeviceState) -> bytes:
     return shown.SerializeToString(deterministic=True)
 
 
-def apply_event(rows: dict[bytes, Row], event: Event, offset: int) -> str:
+def judge(row: Row, event: Event, place: tuple[int, int] | None, is_replayed: bool) -> str:
+    """Why an event adds nothing to a row; empty: it does."""
+    if place is not None and place[0] == row.ordinal and place[1] <= row.offset:
+        return "dropped.superseded" if is_replayed else "dropped.offset"
+    if is_replayed and place is not None and place[0] < row.ordinal:
+        return "dropped.superseded"
+    if place is None and not event.id:
+        return "dropped.superseded"
+    if event.id and f"{event.source} {event.id}" in row.ids:
+        return "dropped.id"
+    last = row.sequences.get(event.source) if event.id else None
+    if last is not None and event.sequence is not None and event.sequence <= last:
+        return "dropped.superseded" if is_replayed else "dropped.sequence"
+    return ""
+
+
+def apply_event(rows: dict[bytes, Row], event: Event, offset: int, ordinal: int) -> str:
     """The job, by its definition: the counter that an event raises, or the kind of its patch."""
-    row = rows.get(event.key)
-    if row is not None:
-        if offset <= row.offset:
-            return "dropped.offset"
-        if event.id and f"{event.source} {event.id}" in row.ids:
-            return "dropped.id"
-        last = row.sequences.get(event.source) if event.id else None
-        if last is not None and event.sequence is not None and event.sequence <= last:
-            return "dropped.sequence"
+    row, place = rows.get(event.key), position(event, offset, ordinal)
+    if row is not None and (dropped := judge(row, event, place, place != (ordinal, offset))):
+        return dropped
     if event.state is None:
-        row = rows.setdefault(event.key, Row(None, 0, -1))
+        row = rows.setdefault(event.key, Row(None, 0, -1, ordinal))
         was_live, row.state = row.state is not None, None
         row.revision += was_live
-        note(row, event, offset)
+        note(row, event, place)
         return "deletes" if was_live else "delete-unknown"
     if row is None or row.state is None:
-        row = rows.setdefault(event.key, Row(None, 0, -1))
+        row = rows[event.key] = row or Row(None, 0, -1, ordinal)
         outcome = "snapshots"
     elif event.state.SerializeToString(deterministic=True) == row.state.SerializeToString(deterministic=True):
         outcome = "unchanged"
@@ -113,7 +141,7 @@ def apply_event(rows: dict[bytes, Row], event: Event, offset: int) -> str:
     if outcome in ("snapshots", "changes"):
         row.state = event.state
         row.revision += 1
-    note(row, event, offset)
+    note(row, event, place)
     return outcome
 
 
@@ -122,11 +150,16 @@ def append(records: Records, event: Event, offset: int) -> None:
     data = None if event.state is None else event.state.SerializeToString(deterministic=not event.mangled)
     if data is not None and event.mangled:
         data = DeviceState(status="overwritten").SerializeToString() + data
+    headers: list[tuple[str, bytes | None]] = []
+    if event.origin is not None:
+        log, at = event.origin
+        headers += [("dlq-origin-topic", b"devices"), ("dlq-origin-partition", b"0")]
+        headers += [("dlq-origin-offset", str(at).encode()), ("dlq-origin-topic-id", log_id(log).hex().encode())]
     if not event.id:
-        records.append(event.key, data, (), -1, offset)
+        records.append(event.key, data, headers, -1, offset)
         return
     if offset % 2 or data is None:  # only a record without a value is a DELETE
-        headers: list[tuple[str, bytes | None]] = [("ce_specversion", b"1.0"), ("ce_id", event.id.encode())]
+        headers += [("ce_specversion", b"1.0"), ("ce_id", event.id.encode())]
         headers.append(("ce_source", event.source.encode()))
         if event.sequence is not None:
             headers.append(("ce_sequence", str(event.sequence).encode()))
@@ -136,7 +169,7 @@ def append(records: Records, event: Event, offset: int) -> None:
     if event.sequence is not None:
         envelope.attributes["sequence"].ce_string = str(event.sequence)
     envelope.binary_data = data
-    headers = [("content-type", b"application/cloudevents+protobuf")]
+    headers.append(("content-type", b"application/cloudevents+protobuf"))
     records.append(event.key, envelope.SerializeToString(), headers, -1, offset)
 
 
@@ -168,6 +201,8 @@ class Pending:
     position: int
     patches: list[Patch]
     changelog: Records
+    answers: list[Patch] = field(default_factory=list)
+    """About keys without a row."""
 
 
 class SyncMachine(RuleBasedStateMachine):
@@ -178,12 +213,16 @@ class SyncMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[Event] = []
+        self.ordinal = 0
+        self.past: list[list[Event]] = []  # of each log before, what was processed
+        self.now_ms = NOW
         self.store: dict[bytes, bytes] = {}
         self.changelog = Records()
         self.committed: dict[bytes, Row] = {}
         self.position = 0
         self.pending: list[Pending] = []
         self.received: dict[bytes, tuple[int, DeviceState | None]] = {}
+        self.seen: dict[bytes, tuple[int, int]] = {}
         self.start()
 
     def start(self) -> None:
@@ -194,7 +233,7 @@ class SyncMachine(RuleBasedStateMachine):
         else:
             kept = [SCHEMA_KEY, PARTITION_KEY]
             self.table.load(kept, [self.store.get(key) for key in kept])
-        self.table.assigned(log=LOG, output=OUTPUT, generation=None)
+        self.table.assigned(log=log_id(self.ordinal), output=OUTPUT, generation=None)
 
     @property
     def newest(self) -> dict[bytes, Row]:
@@ -235,12 +274,13 @@ class SyncMachine(RuleBasedStateMachine):
         for offset in range(start, stop):
             append(chunk, self.log[offset], offset)
         self.load(chunk)
-        step = self.table.process(chunk, NOW + start)
+        step = self.table.process(chunk, self.now_ms)
         rows = copy.deepcopy(self.newest)
-        outcomes = [apply_event(rows, self.log[offset], offset) for offset in range(start, stop)]
+        outcomes = [apply_event(rows, self.log[offset], offset, self.ordinal) for offset in range(start, stop)]
         patches = [Patch.FromString(step.patches.value(at) or b"") for at in range(len(step.patches))]
 
-        for name in ("dropped.offset", "dropped.id", "dropped.sequence", "delete-unknown", "unchanged", "ignored"):
+        dropped = ("dropped.offset", "dropped.id", "dropped.sequence", "dropped.superseded")
+        for name in (*dropped, "delete-unknown", "unchanged", "ignored"):
             assert outcomes.count(name) == step.counts[name], name
         assert 0 == len(step.dead_letters)
         revised = [outcome for outcome in outcomes if outcome in ("snapshots", "deletes", "changes")]
@@ -268,6 +308,7 @@ class SyncMachine(RuleBasedStateMachine):
         expected: dict[str, Any] = {
             "revision": row.revision,
             "offset": row.offset,
+            "ordinal": row.ordinal,
             "tombstone": row.state is None,
             "sequences": {xxh3_64(source.encode()): last for source, last in row.sequences.items()},
             "ids": [xxh3_64(id_.replace(" ", "\0").encode()) for id_ in reversed(row.ids)],
@@ -295,11 +336,15 @@ class SyncMachine(RuleBasedStateMachine):
         for at in range(len(written)):
             self.store[written.key(at) or b""] = written.value(at) or b""
         self.committed, self.position = done[-1].rows, done[-1].position
-        for patch in (patch for chunk in done for patch in chunk.patches):
-            self.receive(patch)
+        for chunk in done:
+            for patch in chunk.patches:
+                self.receive(patch)
+            self.answered(chunk)
 
     def receive(self, patch: Patch) -> None:
-        """A receiver by the book: no gaps, nothing twice, and every digest right."""
+        """A receiver by the book: no gaps, nothing twice, every digest right, and nothing below what was answered."""
+        assert self.seen.get(patch.key, (0, 0)) < (patch.epoch, patch.revision)
+        self.seen[patch.key] = patch.epoch, patch.revision
         revision, held = self.received.get(patch.key, (0, None))
         assert revision + 1 == patch.revision
         assert patch.base_revision == (0 if patch.kind == Patch.SNAPSHOT else revision)
@@ -307,6 +352,50 @@ class SyncMachine(RuleBasedStateMachine):
         if state is not None:
             assert patch.digest == xxh3_64(state.SerializeToString(deterministic=True))
         self.received[patch.key] = patch.revision, state
+
+    def answered(self, chunk: Pending) -> None:
+        """A receiver takes the DELETE of a key without a row as it takes any other."""
+        for patch in chunk.answers:
+            assert self.seen.get(patch.key, (0, 0)) < (patch.epoch, patch.revision)
+            self.seen[patch.key] = patch.epoch, patch.revision
+
+    @rule(by_ms=st.integers(-5_000, 1_000))
+    def set_clock(self, by_ms: int) -> None:
+        """The owner's clock goes on, or back."""
+        self.now_ms += by_ms
+
+    @precondition(lambda self: self.log or any(self.past))
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        """Somebody sends a dead letter again: of this log, of one before, or of one that nobody knows."""
+        ordinal = data.draw(st.sampled_from([*range(self.ordinal + 1), UNKNOWN]))
+        log = data.draw(st.sampled_from([log for log in [*self.past, self.log] if log]))
+        at = data.draw(st.integers(0, len(log) - 1))
+        self.log.append(replace(log[at], origin=(ordinal, at)))
+
+    @precondition(lambda self: self.committed)
+    @rule()
+    def replace_log(self) -> None:
+        """The source is deleted and made anew: what was not processed is lost, offsets begin again at 0."""
+        self.pending = []
+        self.past.append(self.log[: self.position])
+        self.ordinal += 1
+        self.log, self.position = [], 0
+        self.start()
+        self.step(0, 0)  # the record of the new log is durable with the first call, whatever is in it
+        self.commit_all()
+
+    def commit_all(self) -> None:
+        """Everything that is pending is committed."""
+        done, self.pending = self.pending, []
+        self.changelog.extend(self.table.changelog(0, done[-1].mark))
+        for at in range(len(written := self.table.commit(done[-1].mark))):
+            self.store[written.key(at) or b""] = written.value(at) or b""
+        self.committed, self.position = done[-1].rows, done[-1].position
+        for chunk in done:
+            for patch in chunk.patches:
+                self.receive(patch)
+            self.answered(chunk)
 
     @rule()
     def abort(self) -> None:
@@ -320,24 +409,33 @@ class SyncMachine(RuleBasedStateMachine):
         self.pending = []
         self.start()
 
-    @rule()
-    def ask(self) -> None:
-        """Snapshots on demand repeat the newest rows and change nothing."""
+    @rule(fits=st.booleans())
+    def ask(self, fits: bool) -> None:
+        """Snapshots on demand repeat the newest rows and change none; of keys without a row only where it fits."""
         requests = Records()
         for key in KEYS:
-            requests.append(key, Resync(requester="r", topic_id=OUTPUT, partition=0).SerializeToString())
+            requests.append(key, Resync(requester="r", topic_id=OUTPUT, partition=int(not fits)).SerializeToString())
         self.load(requests, requests=True)
-        step = self.table.snapshots(requests, NOW)
+        step = self.table.snapshots(requests, self.now_ms)
         changelog = self.table.changelog(step.mark - 1, step.mark)
         assert {PARTITION_KEY} >= {changelog.key(at) for at in range(len(changelog))}
-        for at, key in enumerate(KEYS):
-            patch, row = Patch.FromString(step.patches.value(at) or b""), self.newest.get(key)
-            live = row is not None and row.state is not None
-            assert (key, Patch.SNAPSHOT if live else Patch.DELETE) == (patch.key, patch.kind)
-            if row is not None and row.state is not None:
-                assert (row.revision, row.state.SerializeToString(deterministic=True)) == (patch.revision, patch.data)
-        mark = Pending(step.mark, self.newest, self.next, [], changelog)
-        self.pending.append(mark)
+        patches = dict(self.answer(step, at) for at in range(len(step.patches)))
+        answers = []
+        for key in KEYS:
+            patch, row = patches.get(key), self.newest.get(key)
+            if row is None or not row.revision:
+                assert (patch is not None) == fits
+                answers += [patch] if patch is not None else []
+                continue
+            assert patch is not None
+            assert (row.revision, Patch.DELETE if row.state is None else Patch.SNAPSHOT) == (patch.revision, patch.kind)
+            assert patch.data == (b"" if row.state is None else row.state.SerializeToString(deterministic=True))
+        self.pending.append(Pending(step.mark, self.newest, self.next, [], changelog, answers))
+
+    @staticmethod
+    def answer(step: Step, at: int) -> tuple[bytes, Patch]:
+        """A key, and the patch that answers for it."""
+        return step.patches.key(at) or b"", Patch.FromString(step.patches.value(at) or b"")
 
     @invariant()
     def committed_rows_are_the_models(self) -> None:
@@ -358,17 +456,12 @@ class SyncMachine(RuleBasedStateMachine):
             self.step(self.position, len(self.log))
             self.pending[-1].position = len(self.log)
         if self.pending:
-            chunk = self.pending.pop()
-            self.changelog.extend(chunk.changelog)
-            for at in range(len(written := self.table.commit(chunk.mark))):
-                self.store[written.key(at) or b""] = written.value(at) or b""
-            self.committed = chunk.rows
-            for patch in chunk.patches:
-                self.receive(patch)
+            self.commit_all()
         self.committed_rows_are_the_models()
         plain: dict[bytes, Row] = {}
-        for offset, event in enumerate(self.log):
-            apply_event(plain, event, offset)
+        for ordinal, log in enumerate([*self.past, self.log]):
+            for offset, event in enumerate(log):
+                apply_event(plain, event, offset, ordinal)
         assert plain == self.committed
         shown = {key: row.state for key, row in plain.items() if row.revision}
         assert shown == {key: held for key, (_, held) in self.received.items()}
