@@ -362,31 +362,30 @@ impl SyncTable {
 
     fn restore_row(&mut self, key: &[u8], record: &Record<'_>) -> Result<(), Failure> {
         let owner = &mut self.owner;
-        let came = record.value().map(|row| Ok::<_, Failure>((version(row)?, Row::read(row)?))).transpose()?;
-        let fence = match &came {
-            Some(((_, fence), _)) => *fence,
+        let came = record.value().map(version).transpose()?;
+        let fence = match came {
+            Some((_, fence)) => fence,
             // What a person's tool removed has no fence: it is meant.
-            None => record
-                .header(FENCE_HEADER)
-                .and_then(|fence| fence.try_into().ok())
-                .map_or(owner.fence_seen, u32::from_le_bytes),
+            None => {
+                let fence = record.header(FENCE_HEADER).and_then(|fence| fence.try_into().ok());
+                fence.map_or(owner.fence_seen, u32::from_le_bytes)
+            }
         };
-        let content = |row: &Row<'_>| if row.header.is_tombstone() { 0 } else { digest(row.message) };
-        let order = came.as_ref().map(|((order, _), row)| (*order, content(row)));
-        owner.epoch_seen = owner.epoch_seen.max(order.map_or(0, |(order, _)| order.epoch));
+        let order = came.map(|(order, _)| order);
+        owner.epoch_seen = owner.epoch_seen.max(order.map_or(0, |order| order.epoch));
         if fence < owner.fence_seen {
-            owner.passed(key, order);
+            owner.passed(key, order.zip(content(record.value())));
             return Ok(());
         }
         owner.fence_seen = fence;
-        match self.table.restore(key, record.value(), fence)? {
-            Restored::Fenced => self.owner.passed(key, order),
+        match self.table.restore_version(key, record.value(), order, fence)? {
+            Restored::Fenced => self.owner.passed(key, order.zip(content(record.value()))),
             Restored::Corrected(held) => self.owner.passed(key, Some((held, 0))),
             Restored::Taken if !self.owner.repairs.is_empty() => {
                 // Later than the row that was passed over: compaction keeps it, and receivers take it.
-                if self.owner.repairs.get(key).is_some_and(|passed| {
-                    passed.is_none_or(|(passed, _)| order.is_some_and(|(order, _)| order > passed))
-                }) {
+                let is_later =
+                    |passed: &Passed| passed.is_none_or(|(passed, _)| order.is_some_and(|order| order > passed));
+                if self.owner.repairs.get(key).is_some_and(is_later) {
                     self.owner.repairs.remove(key);
                 }
             }
@@ -394,4 +393,10 @@ impl SyncTable {
         }
         Ok(())
     }
+}
+
+/// Digest of a row's message; 0: it is a tombstone.
+fn content(row: Option<&[u8]>) -> Option<u64> {
+    let row = Row::read(row?).ok()?;
+    Some(if row.header.is_tombstone() { 0 } else { digest(row.message) })
 }

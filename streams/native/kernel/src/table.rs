@@ -600,12 +600,23 @@ impl Table {
     /// the later; None removes.
     pub fn restore(&mut self, key: &[u8], row: Option<&[u8]>, fence: u32) -> Result<Restored, RowError> {
         check(key, row)?;
+        let came = row.filter(|_| is_row(key)).map(version).transpose()?;
+        self.restore_version(key, row, came.map(|(order, _)| order), fence)
+    }
+
+    /// The same for a row whose order is known.
+    pub fn restore_version(
+        &mut self,
+        key: &[u8],
+        row: Option<&[u8]>,
+        came: Option<Order>,
+        fence: u32,
+    ) -> Result<Restored, RowError> {
         let place = self.find(key);
         let held = place.slot.and_then(|slot| self.slots[slot as usize].row());
         let mut restored = Restored::Taken;
         if let Some(held) = held.filter(|_| is_row(key)) {
             let (held, held_fence) = version(held)?;
-            let came = row.map(version).transpose()?.map(|(order, _)| order);
             if fence < held_fence {
                 return Ok(Restored::Fenced);
             }
