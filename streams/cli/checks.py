@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from streams.cli.verifying import split_finding
 from streams.errors import Finding
 from streams.options import Settings, SyncSettings
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics, count_cure
@@ -41,6 +42,10 @@ class Facts:
     newest_ms: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, str] = field(default_factory=dict)
     """What the worker on this machine waits for, by its /readyz; empty where none answers."""
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Other applications that claim an output, or have state that seems to be of it, by output."""
+    split_keys: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    """Keys that live in more than one partition, by source."""
 
 
 def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
@@ -55,6 +60,8 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
             continue
         yield from _counts(topics, facts)
         yield from _changelog(topics, facts)
+        yield from _owners(settings, topics, facts)
+        yield from split_finding(sync.source, facts.split_keys.get(sync.source, ()))
         yield from _sizes(topics, settings, facts)
         yield from _retention(sync, topics, facts)
         yield from _timestamps(topics, facts)
@@ -94,6 +101,16 @@ def _changelog(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
         yield Finding(
             f"topic {topics.changelog}", f"cleanup.policy={policy}", "compact",
             "rows that are not written anew would be lost: set it before the retention passes",
+        )  # fmt: skip
+
+
+def _owners(settings: Settings, topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
+    """Receivers drop what one application sends as soon as another one's epochs are newer."""
+    for other in facts.others.get(topics.output, ()):
+        yield Finding(
+            f"output {topics.output}", f"{settings.app.id} and {other}", "one application that writes it",
+            f"set another `output =` for one of them; where {other} is gone for good, delete its changelog, "
+            f"and run `streams state take-over {topics.source}` if it holds the claim",
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from streams._native import SCHEMA_KEY, KafkaAdmin
-from streams.cli import checks, flags, reading
+from streams.cli import checks, flags, reading, verifying, writers
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import FindingsError, TransportError
 from streams.kernel.messages import load_message
@@ -56,14 +56,20 @@ def look(settings: Settings) -> checks.Facts:
     names = {name for t in wanted for name in (t.source, t.rekey, t.output, t.resync, t.dead_letters, t.changelog)}
     names.discard("")
     directory = reading.embedded_directory(settings)
-    topics = _topics_of_kafka(settings, names) if directory is None else _topics_of_log(directory, names)
+    there = _topics_of_kafka(settings, names) if directory is None else _topics_of_log(directory, names)
     return checks.Facts(
-        topics=topics,
+        topics=there,
         now_ms=SYSTEM_CLOCK.now_ms(),
         disk_free_bytes=_disk_free(Path(settings.app.datadir)),
-        schema_changes={sync.source: _schema_changes(settings, sync, topics) for sync in settings.sync},
-        newest_ms=_newest(settings, topics),
+        schema_changes={sync.source: _schema_changes(settings, sync, there) for sync in settings.sync},
+        newest_ms=_newest(settings, there),
         waiting=_waiting(settings),
+        others=writers.others(settings, wanted),
+        split_keys={
+            topics.source: verifying.split_keys(reading.latest(settings, topics.changelog))
+            for topics in wanted
+            if topics.changelog in there
+        },
     )
 
 

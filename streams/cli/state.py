@@ -248,7 +248,7 @@ def verify(source: str, config: Path | None, broker: str | None, set_: Sequence[
             held.take(
                 partition, records.offset(index), records.key(index), records.value(index), records.headers(index)
             )
-    verified = verifying.compare(source, rows, held)
+    verified = verifying.compare(source, rows, held, lambda: reading.latest(settings, topics.changelog))
     click.echo(f"{verified.rows} rows: {verified.equal} equal, {verified.moved_on} moved on meanwhile")
     if verified.findings:
         raise FindingsError(*verified.findings)

@@ -21,7 +21,7 @@ from streams.transport.log import Log
 from streams.v1.owner_pb2 import Claim
 from streams.v1.patch_pb2 import Patch
 
-__all__ = ["claims_of", "steps"]
+__all__ = ["claims_of", "log_id", "steps"]
 
 TIMEOUT_MS = 10_000
 
@@ -48,7 +48,7 @@ def steps(settings: Settings, source: str, topics: SyncTopics) -> Iterator[Step]
             f"no topic {settings.app.owners_topic} on {settings.app.broker}, expected the one in which applications "
             f"claim their outputs; the first worker makes it"
         )
-    output_id = _log_id(settings, topics.output)
+    output_id = log_id(settings, topics.output)
     owner = claims.owner(topics.output, output_id)
     if owner is not None and owner.app == own:
         return
@@ -81,7 +81,7 @@ def _write(settings: Settings, records: Records) -> None:
         writer.close()
 
 
-def _log_id(settings: Settings, topic: str) -> bytes:
+def log_id(settings: Settings, topic: str) -> bytes:
     """A topic's id; empty where there is none."""
     directory = reading.embedded_directory(settings)
     if directory is None:

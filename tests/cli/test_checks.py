@@ -56,6 +56,8 @@ def test_what_is_sound_is_left_alone() -> None:
         (dataclasses.replace(FACTS, disk_free_bytes=1 << 20), "disk of ./data", "1 MiB free"),
         (dataclasses.replace(FACTS, newest_ms={"devices": 1_700_000_100_000}), "clock, seen in devices",
          "100000 ms ahead"),
+        (dataclasses.replace(FACTS, others={"devices.patches": ["shop"]}), "output devices.patches", "fleet and shop"),
+        (dataclasses.replace(FACTS, split_keys={"devices": [b"d-1"]}), "devices: changelog", "more than one partition"),
         (dataclasses.replace(FACTS, schema_changes={"devices": ["field 3 was int32, is string"]}),
          "sync devices: message", "field 3"),
     ],

@@ -20,6 +20,7 @@ from streams.options import AppSettings, Settings
 from streams.settings import sync_settings
 from streams.sync.agent import make_job
 from streams.sync.topics import SyncTopics
+from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
 
 NOW_MS = time.time_ns() // 1_000_000  # a broker removes what is older than its retention, also in a test
@@ -61,6 +62,15 @@ class Left:
         records = Records()
         records.append(key, row)
         self._unwritten.append((self.topics.changelog, records))
+
+    def put(self, topic: str, key: bytes, value: bytes, partition: int) -> None:
+        """Writes one record at once."""
+        self.write()
+        records = Records()
+        records.append(key, value)
+        writer = open_writer(self._url, WriterOptions())
+        assert all(isinstance(outcome, Ack) for outcome in writer.write(topic, records, partition))
+        writer.close()
 
     def row(self, key: bytes) -> bytes:
         """The stored row of a key."""
@@ -154,6 +164,23 @@ def test_verify_names_each_kind_of_damage(left: Left, capsys: pytest.CaptureFixt
     assert "2 keys whose patches stop before the stored revision" in told, told
     assert "1 keys whose patches lead to another state" in told, told
     assert "d-X" not in told
+
+
+def test_verify_names_another_writer_and_keys_that_live_twice(left: Left, capsys: pytest.CaptureFixture[str]) -> None:
+    """Patches of an epoch that the state never had are no progress; a key with two live rows is named."""
+    newer = Patch(key=b"d-1", epoch=1 << 50, revision=1, kind=Patch.SNAPSHOT, type=TYPE["message"])
+    newer.mask.paths.append("*")
+    left.put(left.topics.output, b"d-1", newer.SerializeToString(), 1)
+    left.put(left.topics.changelog, b"d-2", left.row(b"d-2"), 0)
+    left.put(left.topics.changelog, b"d-3", left.row(b"d-3"), 0)
+    code = left.streams("verify", left.source)
+    output = capsys.readouterr()
+
+    assert 3 == code, output
+    assert "1 keys whose patches are of a newer epoch than their rows" in output.err, output.err
+    assert "`streams doctor` names the other one" in output.err
+    assert "1 keys with live rows in more than one partition" in output.err, output.err
+    assert "0 moved on meanwhile" in output.out
 
 
 def test_snapshots_are_asked_for_where_the_key_is(left: Left, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,10 +127,13 @@ def test_the_doctor_after_a_first_run(on_kafka: Place) -> None:
         worker.wait_ready()
         on_kafka.wait_for("d-1", device_id="d-1")
         second = streams("doctor", "--config", "streams.toml", cwd=on_kafka.folder)
+        other = streams("doctor", "--config", "streams.toml", "--set=app.id=other", cwd=on_kafka.folder)
 
     assert 3 == first.returncode
     assert f"{on_kafka.source}.patches" in first.stderr
     assert 0 == second.returncode, second.stderr
+    assert 3 == other.returncode
+    assert f"output {on_kafka.source}.patches: got other and fleet-{on_kafka.source}" in other.stderr
 
 
 @pytest.mark.kafka
