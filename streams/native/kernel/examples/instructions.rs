@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use streams_kernel::diff::{Change, Delta};
 use streams_kernel::digest;
 use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
@@ -37,13 +38,14 @@ type Case = fn(&[Records]) -> u64;
 
 fn main() -> ExitCode {
     let input = input();
-    let cases: [(&str, Case); 6] = [
+    let cases: [(&str, Case); 7] = [
         ("process", process),
         ("transaction", transaction),
         ("restore", restore),
         ("apply", apply),
         ("compose", compose),
         ("canonicalise", canonicalise),
+        ("wide", wide),
     ];
     let Some(wanted) = std::env::args().nth(1) else {
         let parts = input.iter().map(Records::encode).chain(unordered());
@@ -132,6 +134,49 @@ fn compose(input: &[Records]) -> u64 {
             out.clear();
             schema.compose(&pair[0], &pair[1], &mut out).unwrap();
             sum + out.len() as u64
+        })
+    })
+}
+
+/// Many fields before a long tail that comes, goes, or stays: counted once for each field, the tail would be the count.
+fn wide(_: &[Records]) -> u64 {
+    const FIELDS: u32 = 500;
+    let member =
+        |number| FieldSpec { oneof: number as i32 / 2, ..field(number, Kind::Int32, 0, 0, &format!("o{number}")) };
+    let mut fields: Vec<FieldSpec> =
+        (1..=FIELDS).map(|number| field(number, Kind::Int32, 0, 0, &format!("f{number}"))).collect();
+    fields.extend((1_000..1_000 + FIELDS).map(member));
+    fields.push(field(2_000, Kind::String, REPEATED, 0, "tail"));
+    let schema = Schema::new(vec![MessageSpec { full_name: "example.Wide".to_owned(), fields }], &[]).unwrap();
+    let numbers = |first: u32, step: usize| {
+        let mut out = Vec::new();
+        (first..first + FIELDS).step_by(step).for_each(|number| put_uint(&mut out, number, 5));
+        out
+    };
+    let tail = |number| {
+        (0..20_000).fold(Vec::new(), |mut out, _| {
+            put_len(&mut out, number, b"x");
+            out
+        })
+    };
+    let (many, members, known, unknown) = (numbers(1, 1), numbers(1_000, 2), tail(2_000), tail(3_000));
+    let states = [
+        known.clone(),
+        [&many[..], &members, &known].concat(),
+        known,
+        [&many[..], &unknown].concat(),
+        [&members[..], &unknown].concat(),
+        unknown,
+    ];
+    let (mut delta, mut out) = (Delta::new(), Vec::new());
+    measured(|| {
+        states.windows(2).fold(0, |sum, pair| {
+            if schema.diff(&pair[0], &pair[1], &mut delta).unwrap() == Change::Delta {
+                out.clear();
+                schema.apply(&pair[0], &delta.mask, &delta.numbers, &delta.data, &mut out).unwrap();
+                assert_eq!(out, pair[1]);
+            }
+            sum + u64::from(delta.paths)
         })
     })
 }
