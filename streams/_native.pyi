@@ -91,11 +91,16 @@ class Schema:
     """A checked field table: all that diff, apply and the canonical form need to know of a message type."""
 
     def __init__(
-        self, messages: Sequence[tuple[str, list[FieldRow]]], ignore: Sequence[str] = ..., extensions: bool = ...
+        self,
+        messages: Sequence[tuple[str, list[FieldRow]]],
+        ignore: Sequence[str] = ...,
+        extensions: bool = ...,
+        fingerprint: int = ...,
     ) -> None:
         """`messages[0]` is the root. ValueError: a table that contradicts itself, or an `ignore` without a field.
 
         `extensions`: one of the messages may be extended, so that protobuf has to see what its unknown fields hold.
+        `fingerprint`: by which patches of another descriptor are known; 0: none is.
         """
 
     def is_canonical(self, message: bytes) -> bool:

@@ -171,7 +171,7 @@ class MessageSchema:
         """As in `Patch.schema`."""
         self.through_upb = canonicaliser(message_class)
         try:
-            self.native = Schema(field_table(descriptor), ignore, is_extendable(descriptor))
+            self.native = Schema(field_table(descriptor), ignore, is_extendable(descriptor), self.fingerprint)
         except ValueError as error:
             raise SchemaError(f"{self.full_name}: {error}", type=self.full_name) from error
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +16,7 @@ from streams.demo.v1.device_pb2 import DeviceState, Geo
 from streams.errors import PatchError, SchemaError
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
+from tests.client.devices import newer_device, renamed_device
 from tests.client.place import EPOCH, History
 
 ME = "billing"
@@ -178,30 +177,6 @@ def test_another_descriptors_digest_is_not_checked_after_a_delta(schema: int) ->
         take(states, patch)
 
     assert (2, made.states[-1]) == (states.counts.applied, states.state(b"a"))
-
-
-def renamed_device() -> type[Message]:
-    """The device's message as another team has it: the same numbers, other names."""
-    file = descriptor_pb2.FileDescriptorProto()
-    DeviceState.DESCRIPTOR.file.CopyToProto(file)
-    names = {"status": "condition", "geo": "place", "lat": "latitude"}
-    for field in (field for message in file.message_type for field in message.field):
-        field.name = names.get(field.name, field.name)
-        field.ClearField("json_name")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("streams.demo.v1.DeviceState"))
-
-
-def newer_device() -> type[Message]:
-    """The device's message as a newer release has it: with one field more."""
-    file = descriptor_pb2.FileDescriptorProto()
-    DeviceState.DESCRIPTOR.file.CopyToProto(file)
-    message = next(message for message in file.message_type if message.name == "DeviceState")
-    message.field.add(name="color", number=99, type=9, label=1, json_name="color")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("streams.demo.v1.DeviceState"))
 
 
 def test_a_field_that_the_class_lacks_is_found_by_its_number_and_kept() -> None:

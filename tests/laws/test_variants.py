@@ -6,6 +6,7 @@ from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams._native import compose_patches
 from streams.client.held import HeldStates
 from streams.kernel.patch import apply_patch
 from streams.v1.patch_pb2 import Patch
@@ -62,6 +63,26 @@ def test_an_owner_with_another_descriptor_never_clears_what_it_does_not_know(
     assert seen_by(full, wanted or b"") == seen_by(full, states.state(b"k") or b"")
     assert stock is not None
     assert seen_by(full, wanted or b"") == deterministic(stock)
+
+
+@law
+@given(chains, seeds)
+def test_a_conflater_with_another_descriptor_composes_right_or_not_at_all(
+    chain: tuple[str, list[Message]], seed: int
+) -> None:
+    """What a delivery agent with an older or renaming descriptor composes is what the owner would have written."""
+    name, history = chain
+    full, between = message_class(name), schema_for(variant(name, seed)).native
+    patches, _ = emitted(full, [deterministic(message) for message in history])
+    kinds = [Patch.FromString(patch).kind for patch in patches]
+    for first in range(1, len(patches) - 1):
+        if kinds[first] != Patch.DELTA or kinds[first + 1] != Patch.DELTA:
+            continue
+        try:
+            composed = compose_patches(between, patches[first], patches[first + 1])
+        except ValueError:
+            continue  # a message that the first one names whole, and the second one goes into
+        assert composed == compose_patches(schema_for(full).native, patches[first], patches[first + 1])
 
 
 def test_values_that_a_workers_enum_lacks_are_not_cleared() -> None:

@@ -87,6 +87,22 @@ impl<'m> Paths<'m> {
         Ok(Paths { paths, are_given })
     }
 
+    /// Whether a path leads into a field that one of `whole` names.
+    pub(crate) fn lead_into(&self, whole: &Paths) -> bool {
+        self.paths.iter().any(|path| {
+            let at = whole.paths.partition_point(|other| other.numbers <= path.numbers);
+            let above = whole.paths[..at].last();
+            above.is_some_and(|above| above.numbers < path.numbers && path.numbers.starts_with(&above.numbers))
+        })
+    }
+
+    /// Appends two partial messages as one, by the wire format alone: what `self` names of the first one cleared, then the
+    /// second one merged. All fields of both are named by paths, so that ascending numbers are their canonical order.
+    pub(crate) fn merge_partial(&self, first: &[u8], second: &[u8], out: &mut Vec<u8>) -> Result<(), ApplyError> {
+        let cleared = Cleared { paths: &self.paths, level: 0, are_given: true };
+        merge_named(0, first, cleared, second, out).map_err(|NotCanonical| ApplyError::DataNotCanonical)
+    }
+
     /// Appends the same as the body of a FieldMask, and as records of `Patch.numbers`.
     pub(crate) fn encode(&self, mask: &mut Vec<u8>, numbers: &mut Vec<u8>) {
         for path in &self.paths {
@@ -378,6 +394,33 @@ fn merge_unknown(
     Ok(())
 }
 
+/// Appends the fields of two partial messages ascending by number, without what is cleared in the first one.
+fn merge_named(depth: u32, first: &[u8], cleared: Cleared, second: &[u8], out: &mut Vec<u8>) -> Checked {
+    let (mut before, mut after) = (split(first, depth)?, split(second, depth)?);
+    before.sort_by_key(|record| record.number);
+    after.sort_by_key(|record| record.number);
+    let (mut before, mut after) = (before.as_slice(), after.as_slice());
+    while let Some(number) = before.first().into_iter().chain(after.first()).map(|record| record.number).min() {
+        let of_number = |records: &[Unknown]| records.partition_point(|record| record.number <= number);
+        let (was, is);
+        (was, before) = before.split_at(of_number(before));
+        (is, after) = after.split_at(of_number(after));
+        let inside = cleared.below(number);
+        match (was, is) {
+            ([was], [] | [_]) if !inside.paths.is_empty() && !inside.is_whole() && was.may_be_message() => {
+                was.merge_with(out, |out| {
+                    merge_named(depth + 1, was.value, inside, is.first().map_or(&[], |is| is.value), out)
+                })?;
+            }
+            _ => {
+                let kept = was.iter().filter(|_| !inside.is_whole());
+                kept.chain(is).for_each(|record| out.extend_from_slice(record.bytes));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// One record of unknown fields.
 struct Unknown<'b> {
     number: u32,
@@ -398,13 +441,18 @@ impl Unknown<'_> {
         if depth >= DEPTH_MAX {
             return Err(NotCanonical);
         }
+        self.merge_with(out, |out| merge_unknown(None, depth + 1, self.value, cleared, data, out))
+    }
+
+    /// Appends the record with what `content` appends in it.
+    fn merge_with(&self, out: &mut Vec<u8>, content: impl FnOnce(&mut Vec<u8>) -> Checked) -> Checked {
         wire::put_varint(out, u64::from(self.tag));
         if self.tag & 7 == wire::START_GROUP {
-            merge_unknown(None, depth + 1, self.value, cleared, data, out)?;
+            content(out)?;
             wire::put_varint(out, u64::from(self.tag) + 1);
         } else {
             let start = wire::open_len(out);
-            merge_unknown(None, depth + 1, self.value, cleared, data, out)?;
+            content(out)?;
             wire::close_len(out, start);
         }
         Ok(())

@@ -17,6 +17,8 @@ pub enum ComposeError {
     Revisions(u64, u64, u64),
     /// One of them has no kind.
     Kind,
+    /// They are of another descriptor, by which alone what they make together can be written canonically.
+    Descriptor,
     /// The second one cannot be applied to the first one's data.
     Apply(ApplyError),
 }
@@ -31,6 +33,7 @@ impl fmt::Display for ComposeError {
                 "the second patch leads from revision {base} to {revision}, expected one that applies to revision {held}"
             ),
             ComposeError::Kind => f.write_str("a patch has no kind, expected DELTA, SNAPSHOT or DELETE"),
+            ComposeError::Descriptor => f.write_str("the patches are of another descriptor, which is needed to compose them"),
             ComposeError::Apply(error) => error.fmt(f),
         }
     }
@@ -50,6 +53,10 @@ impl Schema {
     /// A DELTA on a DELTA gives a DELTA with the paths of both, on a SNAPSHOT the SNAPSHOT after it, and on a DELETE
     /// the SNAPSHOT of what it makes of an empty message. A SNAPSHOT or a DELETE replaces whatever was before it, and
     /// may repeat the revision of `first`. All but the base revision is that of `second`.
+    ///
+    /// The result has the digest of `second`, so its data must be what the owner would write. Two deltas of an owner with
+    /// another descriptor can be composed by their field numbers as long as only named fields come together; what lies in
+    /// a SNAPSHOT, or in a message that the first one names whole, has unknown fields whose place the owner alone knows.
     pub fn compose(&self, first: &Patch<'_>, second: &Patch<'_>, out: &mut Vec<u8>) -> Result<(), ComposeError> {
         check_order(&first.head, &second.head)?;
         let composed = |kind, base_revision| PatchHead { kind, base_revision, ..second.head };
@@ -57,6 +64,22 @@ impl Schema {
             (_, Kind::Snapshot) => patch::encode(&composed(Kind::Snapshot, 0), &[], &[], second.data, out),
             (_, Kind::Delete) => {
                 patch::encode(&composed(Kind::Delete, first.head.base_revision), &[], &[], &[], out);
+            }
+            (Kind::Delta | Kind::Snapshot, _)
+                if self.is_foreign(first.head.schema) || self.is_foreign(second.head.schema) =>
+            {
+                let (before, after) = ((first.mask, first.numbers), (second.mask, second.numbers));
+                let (later, earlier) = (Paths::resolve(self, &[after])?, Paths::resolve(self, &[before]));
+                if first.head.kind == Kind::Snapshot
+                    || first.head.schema != second.head.schema
+                    || later.lead_into(&earlier?)
+                {
+                    return Err(ComposeError::Descriptor);
+                }
+                let (mut data, mut mask, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+                later.merge_partial(first.data, second.data, &mut data)?;
+                Paths::resolve(self, &[before, after])?.encode(&mut mask, &mut numbers);
+                patch::encode(&composed(Kind::Delta, first.head.base_revision), &mask, &numbers, &data, out);
             }
             (Kind::Delta, _) => {
                 let (before, after) = ((first.mask, first.numbers), (second.mask, second.numbers));
@@ -220,6 +243,51 @@ mod tests {
         let found: Vec<Vec<u32>> = patch::field_paths(composed.numbers).flatten().collect();
         assert_eq!(found, [vec![1], vec![40, 800], vec![700]]);
         assert_eq!(composed.data, [int(1, 2), len(40, int(800, 6)), int(700, 5)].concat());
+    }
+
+    #[test]
+    fn deltas_of_another_descriptor_are_composed_by_their_numbers_or_not_at_all() {
+        let schema = zoo::schema().with_fingerprint(5);
+        let numbers = |paths: &[&[u32]]| {
+            let mut records = Vec::new();
+            paths.iter().for_each(|path| patch::put_path(&mut records, path));
+            records
+        };
+        let (mask, other) = (mask(&["x"]), mask(&["y"]));
+        let composed = |first: (&[u32], Vec<u8>), second: (&[u32], Vec<u8>), kind, schemas: [u64; 2]| {
+            let (first_numbers, second_numbers) = (numbers(&[first.0]), numbers(&[second.0]));
+            let head = |kind, base, revision, schema| PatchHead { schema, ..head(kind, base, revision) };
+            let first =
+                Patch { head: head(kind, 1, 2, schemas[0]), mask: &mask, numbers: &first_numbers, data: &first.1 };
+            let second = Patch {
+                head: head(Kind::Delta, 2, 3, schemas[1]),
+                mask: &other,
+                numbers: &second_numbers,
+                data: &second.1,
+            };
+            let mut out = Vec::new();
+            schema.compose(&first, &second, &mut out)?;
+            Ok(patch::decode(&out).expect("a patch").data.to_vec())
+        };
+        let delta = |first, second| composed(first, second, Kind::Delta, [9, 9]);
+        // 25 is unknown here and lies among known ones
+        assert_eq!(delta((&[25], int(25, 1)), (&[30], len(30, "a"))), Ok([int(25, 1), len(30, "a")].concat()));
+        assert_eq!(delta((&[30], len(30, "a")), (&[25], int(25, 1))), Ok([int(25, 1), len(30, "a")].concat()));
+        assert_eq!(delta((&[25], int(25, 1)), (&[25], int(25, 2))), Ok(int(25, 2)));
+        let inner = |fields: Vec<u8>| len(26, fields);
+        assert_eq!(
+            delta((&[26, 7], inner(int(7, 1))), (&[26, 3], inner(int(3, 1)))),
+            Ok(inner([int(3, 1), int(7, 1)].concat()))
+        );
+        assert_eq!(delta((&[26, 7], inner(int(7, 1))), (&[26, 7], inner(vec![]))), Ok(inner(vec![])));
+        assert_eq!(delta((&[26, 7], inner(int(7, 1))), (&[26], vec![])), Ok(vec![]));
+        assert_eq!(delta((&[26], inner(int(7, 1))), (&[26, 7], inner(vec![]))), Err(ComposeError::Descriptor));
+        assert_eq!(
+            composed((&[25], int(1, 1)), (&[25], int(25, 1)), Kind::Snapshot, [9, 9]),
+            Err(ComposeError::Descriptor)
+        );
+        assert_eq!(composed((&[25], vec![]), (&[25], vec![]), Kind::Delta, [9, 8]), Err(ComposeError::Descriptor));
+        assert_eq!(composed((&[1], int(1, 1)), (&[1], int(1, 2)), Kind::Snapshot, [5, 5]), Ok(int(1, 2)));
     }
 
     #[test]

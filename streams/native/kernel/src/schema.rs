@@ -244,6 +244,8 @@ pub struct Schema {
     /// Whether protobuf reads some of its unknown fields as extensions, and so may refuse what is in them.
     pub(crate) has_extensions: bool,
     pub(crate) has_closed_enums: bool,
+    /// As in `Patch.schema`; 0: not known, and every patch is taken for one of this schema.
+    fingerprint: u64,
 }
 
 impl Schema {
@@ -260,7 +262,8 @@ impl Schema {
         mark_named_whole(&mut messages);
         let mut fields = messages.iter().flat_map(|message| message.fields.iter());
         let has_closed_enums = fields.any(|field| field.kind == Kind::ClosedEnum);
-        let mut schema = Schema { messages, ignored: Ignored::default(), has_extensions: false, has_closed_enums };
+        let mut schema =
+            Schema { messages, ignored: Ignored::default(), has_extensions: false, has_closed_enums, fingerprint: 0 };
         for path in ignore {
             schema.ignore(path)?;
         }
@@ -270,6 +273,16 @@ impl Schema {
     /// The same schema, of messages that may be extended: protobuf has to see what their unknown fields hold.
     pub fn with_extensions(self) -> Schema {
         Schema { has_extensions: true, ..self }
+    }
+
+    /// The same schema, which knows patches of another descriptor by their fingerprint.
+    pub fn with_fingerprint(self, fingerprint: u64) -> Schema {
+        Schema { fingerprint, ..self }
+    }
+
+    /// Whether a patch with this fingerprint may be of another descriptor.
+    pub(crate) fn is_foreign(&self, fingerprint: u64) -> bool {
+        self.fingerprint != 0 && fingerprint != 0 && fingerprint != self.fingerprint
     }
 
     /// The message that events carry.

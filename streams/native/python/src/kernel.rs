@@ -38,8 +38,13 @@ pub struct PySchema {
 #[pymethods]
 impl PySchema {
     #[new]
-    #[pyo3(signature = (messages, ignore=Vec::new(), extensions=false))]
-    fn new(messages: Vec<(String, Vec<FieldRow>)>, ignore: Vec<String>, extensions: bool) -> PyResult<PySchema> {
+    #[pyo3(signature = (messages, ignore=Vec::new(), extensions=false, fingerprint=0))]
+    fn new(
+        messages: Vec<(String, Vec<FieldRow>)>,
+        ignore: Vec<String>,
+        extensions: bool,
+        fingerprint: u64,
+    ) -> PyResult<PySchema> {
         let specs: Result<Vec<MessageSpec>, SchemaError> = messages
             .into_iter()
             .map(|(full_name, rows)| {
@@ -47,7 +52,8 @@ impl PySchema {
                 Ok(MessageSpec { full_name, fields })
             })
             .collect();
-        let schema = specs.and_then(|specs| Schema::new(specs, &ignore)).map_err(refused)?;
+        let schema =
+            specs.and_then(|specs| Schema::new(specs, &ignore)).map_err(refused)?.with_fingerprint(fingerprint);
         Ok(PySchema { inner: Arc::new(if extensions { schema.with_extensions() } else { schema }) })
     }
 
