@@ -401,6 +401,24 @@ class TestFence:
         with pytest.raises(RuntimeError, match="another worker owns the partition"):
             life.table.process(chunk(*states(9.0), first=50), NOW)
 
+    def test_a_rebuild_forgets_rows_and_origins_but_neither_fence_nor_epochs(self) -> None:
+        """It writes a removal for every key, without a fence; the rows before it may still be there."""
+        life = Life()
+        life.start(generation=5)
+        life.events(*states(1.0), first=0)
+        life.start(generation=1)
+        life.table.assigned(log=LOG, output=OUTPUT, generation=1, is_group_new=True)
+        life.events(*states(2.0), first=1, now_ms=NOW + 50)
+        for key in {life.changelog.key(at) for at in range(len(life.changelog))}:
+            life.changelog.append(key, None)
+
+        assigned = life.start(OTHER, generation=2)
+        (again,) = patches(life.events(*states(3.0), first=0, now_ms=NOW - 9_000))
+
+        assert {"replaced": False, "ordinal": 0, "known": False, "late": False} == assigned
+        assert (1, NOW + 1) == (again.revision, again.epoch)
+        assert (7, {0: OTHER}) == (life.table.partition_record["fence"], life.table.partition_record["logs"])
+
     def test_kafka_fences_what_comes_after(self) -> None:
         """From at least once to exactly once: one step up, and no more."""
         life = Life()

@@ -343,8 +343,9 @@ impl SyncTable {
 
     pub(crate) fn restore_partition(&mut self, record: Option<&[u8]>) -> Result<(), Failure> {
         let Some(bytes) = record else {
-            // A person's tool did it: the rows are gone too.
-            (self.owner.record, self.owner.has_record) = (PartitionRecord::default(), false);
+            // A person's tool did it, with the rows. Fence and epochs go on: receivers and frozen owners know of them.
+            self.owner.record = self.owner.record.emptied();
+            self.owner.is_changed |= self.owner.has_record;
             self.table.restore(PARTITION_KEY, None, 0)?;
             return Ok(());
         };

@@ -113,6 +113,15 @@ impl PartitionRecord {
             origins: Vec::new(),
         }
     }
+    /// The same partition without rows: what others have seen of it stays.
+    pub fn emptied(&self) -> PartitionRecord {
+        PartitionRecord {
+            last_epoch: self.last_epoch,
+            fence: self.fence,
+            fence_base: self.fence_base,
+            ..PartitionRecord::new(ROW_FORMAT)
+        }
+    }
     /// Ordinal of the log that is read now.
     pub fn ordinal(&self) -> u32 {
         self.logs_from.saturating_add(self.logs.len().saturating_sub(1) as u32)
