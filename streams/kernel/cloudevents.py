@@ -28,6 +28,8 @@ DATAREF = "the CloudEvent's data lies elsewhere (dataref), and is not fetched; s
 
 _LEN = 2
 """The wire type of every field of a CloudEvent."""
+_MEMBERS_MAX = 1_000
+"""Of a JSON object: an event has a dozen attributes."""
 _REQUIRED = ("id", "source", "specversion", "type")
 
 
@@ -195,7 +197,7 @@ def _members(value: bytes) -> dict[str, Any] | None:
         members = orjson.loads(value)
     except orjson.JSONDecodeError:
         return None
-    return members if isinstance(members, dict) else None
+    return members if isinstance(members, dict) and len(members) <= _MEMBERS_MAX else None
 
 
 def _has_required(members: dict[str, Any]) -> bool:

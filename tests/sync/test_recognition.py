@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import tempfile
 from base64 import b64encode
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from streams.kernel.envelope import Rules, recognise
 from streams.kernel.messages import descriptor_of, known_names, load_message
 from streams.kernel.schema import MessageSchema
 from streams.options import SyncSettings
+from streams.settings import parse
 from streams.sync.agent import make_job
 from streams.v1.cloudevents_pb2 import CloudEvent
 from streams.v1.patch_pb2 import Patch
@@ -532,6 +534,18 @@ class TestWords:
         assert said.startswith("no message of streams.demo.v1.DeviceState: ")
         assert wanted in said
         assert "secret" not in said
+
+
+def test_the_docs_name_every_setting_and_reason() -> None:
+    """docs/producers.md: its settings are ones, and it has every reason that the kernel gives."""
+    root = Path(__file__).resolve().parent.parent.parent
+    text = (root / "docs" / "producers.md").read_text()
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (spec,) = parse(text=block).sync
+    source = (root / "streams" / "native" / "kernel" / "src" / "envelope.rs").read_text()
+
+    assert (("device.changed", "delete"), "skip", (7, 9)) == (spec.event_types, spec.other_types, spec.schema_ids)
+    assert set(re.findall(r'Reason::\w+ => "([\w-]+)"', source)) <= set(re.findall(r"`([\w-]+)`", text))
 
 
 @pytest.mark.parametrize("vector", [pytest.param(each, id=each["name"]) for each in json.loads(FIXTURES.read_text())])

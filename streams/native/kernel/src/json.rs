@@ -5,7 +5,10 @@
 /// Nesting that is read; a CloudEvent needs one level. It bounds the stack.
 const DEPTH_MAX: u32 = 1024;
 
-/// The bytes are no JSON object.
+/// Members of the object: a CloudEvent has a dozen attributes; a megabyte of empty ones would take twenty of memory.
+const MEMBERS_MAX: usize = 1_000;
+
+/// The bytes are no JSON object that is read here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotJson;
 
@@ -35,7 +38,13 @@ pub(crate) fn members<'a>(json: &'a [u8], texts: &'a mut Vec<u8>) -> Result<Vec<
     let mut reader = Reader { json, at: 0, texts };
     let mut found: Vec<(Span, Found<'a>)> = Vec::new();
     reader.blanks();
-    reader.object(1, &mut |name, value| found.push((name, value)))?;
+    reader.object(1, &mut |name, value| {
+        if found.len() == MEMBERS_MAX {
+            return Err(NotJson);
+        }
+        found.push((name, value));
+        Ok(())
+    })?;
     reader.blanks();
     if reader.at != json.len() {
         return Err(NotJson);
@@ -54,6 +63,9 @@ pub(crate) fn members<'a>(json: &'a [u8], texts: &'a mut Vec<u8>) -> Result<Vec<
         })
         .collect())
 }
+
+/// Takes a member of an object.
+type Member<'f, 'a> = dyn FnMut(Span, Found<'a>) -> Result<(), NotJson> + 'f;
 
 struct Reader<'a, 't> {
     json: &'a [u8],
@@ -88,7 +100,7 @@ impl<'a> Reader<'a, '_> {
         Ok(())
     }
 
-    fn object(&mut self, depth: u32, member: &mut dyn FnMut(Span, Found<'a>)) -> Result<(), NotJson> {
+    fn object(&mut self, depth: u32, member: &mut Member<'_, 'a>) -> Result<(), NotJson> {
         self.take(b'{')?;
         self.blanks();
         if self.peek() == Some(b'}') {
@@ -101,7 +113,7 @@ impl<'a> Reader<'a, '_> {
             self.blanks();
             self.take(b':')?;
             let value = self.value(depth)?;
-            member(name, value);
+            member(name, value)?;
             match self.peek() {
                 Some(b',') => self.at += 1,
                 _ => return self.take(b'}'),
@@ -135,7 +147,7 @@ impl<'a> Reader<'a, '_> {
             Some(b'{' | b'[') if depth >= DEPTH_MAX => return Err(NotJson),
             Some(b'{') => {
                 let before = self.texts.len();
-                self.object(depth + 1, &mut |_, _| {})?;
+                self.object(depth + 1, &mut |_, _| Ok(()))?;
                 self.texts.truncate(before);
                 Found::Other
             }
@@ -362,6 +374,9 @@ mod tests {
             assert_eq!(None, read(wrong), "{wrong}");
         }
         assert!(members(b"{\"a\":\"\xff\"}", &mut Vec::new()).is_err());
+        let many = |count: usize| format!("{{{}}}", vec!["\"\":1"; count].join(","));
+        assert!(read(&many(1_000)).is_some() && read(&many(1_001)).is_none());
+        assert!(read(&format!("{{\"a\":{}}}", many(1_001))).is_some(), "only its own members are kept");
         assert!(read(&deep.replacen('[', "", 1).replacen(']', "", 1)).is_some());
     }
 

@@ -1,7 +1,7 @@
 //! Why bytes are no message of a type, in words that lead to the cure: what they look like, or where they break. Never
 //! what they hold.
 
-use crate::schema::{Schema, UTF8};
+use crate::schema::{Kind, Schema, UTF8};
 use crate::wire;
 
 /// What is wrong with bytes that Protobuf rejected.
@@ -37,7 +37,8 @@ fn broken(schema: &Schema, index: usize, bytes: &[u8], depth: u32, path: &mut St
             if field.flags & UTF8 != 0 && std::str::from_utf8(content).is_err() {
                 return Some(format!("field {path} ({}) is not UTF-8", field.number));
             }
-            if field.kind.is_message() && depth < wire::DEPTH_MAX {
+            // A group is walked to find its end; walking what is in it again at every depth would cost its square.
+            if field.kind == Kind::Message && depth < wire::DEPTH_MAX {
                 let found = broken(schema, field.child, content, depth + 1, path);
                 if found.is_some() {
                     return found;
@@ -66,7 +67,7 @@ fn ends_early(rest: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{FieldSpec, Kind, MessageSpec};
+    use crate::schema::{FieldSpec, MessageSpec};
 
     /// 1 name (UTF-8), 2 raw (any bytes), 3 the message itself.
     fn schema() -> Schema {
