@@ -216,13 +216,15 @@ class Job:
         other_indexes: Sequence[Sequence[int]] = ...,
         ids_per_key: int = 8,
         rekeyed: bool = False,
+        tombstones_max: int = 1_000_000,
     ) -> None:
         """`partitions` above 0: every key must lie where murmur2 puts it. `record_bytes_max`: of a source's value;
         `output_bytes_max`: of a record of the output and the changelog, with key and headers: what does not fit is a
         dead letter. An entity key has at most a quarter of the difference. `sealed`: no payload in dead letters.
 
         `ids_per_key`: ids of events that a row remembers, at most 64. `rekeyed`: the source holds copies that
-        `Table.rekey` made, and says where each was.
+        `Table.rekey` made, and says where each was. `tombstones_max`: above so many of a partition the DELETE of a key
+        without a row is a dead letter.
 
         `canonicalise`: parse and serialise deterministically with protobuf; None where protobuf refuses them. Called
         from any thread. `names`: the messages that the loaded descriptors hold; what names another one of them is not

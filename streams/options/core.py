@@ -325,3 +325,9 @@ class SyncSettings:
         "twice Kafka's default retention: longer than any event can come back",
         least=1_000,
     )
+    tombstones_max: int = option(
+        1_000_000,
+        "deleted keys that a partition remembers; beyond, the DELETE of a key that it does not know is a dead letter",
+        "about 200 bytes each in memory; keys that had a state are always remembered, and were counted before",
+        least=1,
+    )

@@ -80,6 +80,7 @@ def make_job(
             sealed=False,
             canonicalise=schema.through_upb,
             ids_per_key=spec.ids_per_key,
+            tombstones_max=spec.tombstones_max,
             rekeyed=rekeyed,
             names=known_names(descriptor),
             event_types=list(spec.event_types),

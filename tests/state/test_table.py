@@ -168,6 +168,22 @@ def test_a_store_forgets_the_tombstones_that_memory_would(tmp_path: Path, brief:
     life.state.close()
 
 
+def test_the_limit_of_tombstones_counts_those_of_a_store(tmp_path: Path) -> None:
+    """Also after a restart, when none of them is in memory."""
+    spec = SyncSettings(source="devices", tombstone_retention_ms=RETENTION_MS, tombstones_max=2)
+    job = make_job(MessageSchema(DeviceState), spec, "devices", partitions=0, record_bytes_max=1 << 20)
+    life = Life(job, tmp_path / "0")
+    for restarts in range(2):
+        life.chunk(1_000, (b"a", False), (b"b", False), (b"c", False))
+        assert (2, {b"a", b"b"}) == (life.state.table.tombstones, life.rows()), restarts
+        life.restart()
+
+    life.chunk(1_001 + RETENTION_MS)
+    life.chunk(1_002 + RETENTION_MS, (b"c", False))
+    assert {b"c"} == life.rows()
+    life.state.close()
+
+
 def test_a_key_deleted_again_and_again_costs_a_store_one_entry(tmp_path: Path, brief: Job) -> None:
     """The row has the time of its last DELETE, and so has the list."""
     life = Life(brief, tmp_path / "0")

@@ -129,6 +129,39 @@ def test_one_answer_serves_all_who_ask_for_a_key() -> None:
     assert [b"*", b"alone"] == [answers.patches.headers(at)[0][1] for at in range(len(answers.patches))]
 
 
+def test_deleted_keys_that_were_never_there_are_remembered_up_to_a_limit() -> None:
+    """Beyond it they are letters. Keys that had a state are deleted as ever; the oldest go after their retention."""
+    table = make_table(tombstones_max=3, tombstone_retention_ms=1_000)
+
+    def deleted(now_ms: int, *keys: bytes) -> dict[str, int]:
+        step = table.process(chunk(*[(key, None, []) for key in keys], first=deleted.offset), now_ms)  # type: ignore[attr-defined]
+        deleted.offset += len(keys)  # type: ignore[attr-defined]
+        table.commit(step.mark)
+        return {name: step.counts.get(name, 0) for name in ("deletes", "dead.too-many-tombstones", "expired")}
+
+    deleted.offset = 10  # type: ignore[attr-defined]
+    table.commit(table.process(chunk((b"live", state(), [])), NOW).mark)
+
+    assert {"deletes": 0, "dead.too-many-tombstones": 1, "expired": 0} == deleted(NOW, b"a", b"b", b"c", b"d")
+    assert {"deletes": 1, "dead.too-many-tombstones": 1, "expired": 0} == deleted(NOW + 5, b"a", b"live", b"d")
+    assert 4 == table.tombstones
+    assert {"deletes": 0, "dead.too-many-tombstones": 0, "expired": 2} == deleted(NOW + 1_000, b"d")
+    assert 3 == table.tombstones
+
+
+def test_a_delete_that_comes_again_and_again_costs_nothing() -> None:
+    """One key, deleted a thousand times, known or not: one row, and memory for one."""
+    table = make_table()
+    sizes = []
+    for at in range(1_000):
+        events = [(b"s", state(), []), (b"s", None, []), (b"s", None, []), (b"never", None, [])]
+        table.commit(table.process(chunk(*events, first=4 * at), NOW + at).mark)
+        sizes.append(table.nbytes)
+
+    assert (2, 2) == (table.tombstones, len(table))
+    assert max(sizes[10:]) == sizes[10]
+
+
 def taken(table: Table, records: Records, *, requests: bool = False) -> list[tuple[int, int]]:
     """Records and bytes of each call until all are done."""
     calls = []

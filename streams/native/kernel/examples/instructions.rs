@@ -221,6 +221,7 @@ fn table() -> SyncTable {
         record_bytes_max: 1 << 20,
         output_bytes_max: (1 << 20) + 65_536,
         tombstone_retention_ms: 86_400_000,
+        tombstones_max: 1_000_000,
         ids_per_key: 8,
         rekeyed: false,
         schema_ids: Vec::new(),

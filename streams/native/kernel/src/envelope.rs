@@ -34,10 +34,11 @@ pub enum Reason {
     NoData,
     Dataref,
     TooLarge,
+    TooManyTombstones,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 13] = [
         Reason::Undecodable,
         Reason::WrongSchema,
         Reason::MissingKey,
@@ -50,6 +51,7 @@ impl Reason {
         Reason::NoData,
         Reason::Dataref,
         Reason::TooLarge,
+        Reason::TooManyTombstones,
     ];
 
     pub fn code(self) -> &'static str {
@@ -66,6 +68,7 @@ impl Reason {
             Reason::NoData => "no-data",
             Reason::Dataref => "dataref",
             Reason::TooLarge => "too-large",
+            Reason::TooManyTombstones => "too-many-tombstones",
         }
     }
 }

@@ -84,6 +84,8 @@ pub struct JobSpec {
     /// Of a record of the output and of the changelog, with key and headers.
     pub output_bytes_max: usize,
     pub tombstone_retention_ms: u64,
+    /// Tombstones of a partition above which the DELETE of a key without a row leaves no further one.
+    pub tombstones_max: usize,
     /// Ids that a row keeps, at least 1 and at most [`IDS_MAX`].
     pub ids_per_key: usize,
     /// The source holds copies that [`crate::sync::SyncTable::rekey`] made: they say where they came from.
@@ -110,6 +112,7 @@ pub struct Job {
     sequence: SequenceRule,
     pub(crate) partitions: u32,
     pub(crate) tombstone_retention_ms: u64,
+    pub(crate) tombstones_max: usize,
     pub(crate) ids_per_key: usize,
     pub(crate) rekeyed: bool,
     pub(crate) sealed: bool,
@@ -159,6 +162,7 @@ impl Job {
             sequence,
             partitions: spec.partitions,
             tombstone_retention_ms: spec.tombstone_retention_ms,
+            tombstones_max: spec.tombstones_max,
             ids_per_key: spec.ids_per_key,
             rekeyed: spec.rekeyed,
             sealed: spec.sealed,

@@ -567,6 +567,13 @@ impl Call<'_> {
             self.drop_event(place, key, record.offset(), dropped);
             return Ok(());
         }
+        if arrival.event.is_delete && held.is_none() && self.table.tombstones() >= job.tombstones_max {
+            let text = format!(
+                "DELETE of a key that is not known, and the partition remembers {} deleted keys already: tombstones_max",
+                self.table.tombstones()
+            );
+            return Err(Refusal::new(Reason::TooManyTombstones, text).into());
+        }
         let over = |row: &Row<'_>| self.now_ms.saturating_sub(row.deleted_at_ms) >= job.tombstone_retention_ms;
         let gone = held.as_ref().filter(|row| row.header.is_tombstone() && over(row));
         let held_epoch = held.as_ref().map(|row| row.header.epoch);

@@ -67,6 +67,7 @@ fn spec() -> JobSpec {
         record_bytes_max: 10_000,
         output_bytes_max: 20_000,
         tombstone_retention_ms: RETENTION,
+        tombstones_max: 1_000_000,
         ids_per_key: 8,
         rekeyed: false,
         schema_ids: Vec::new(),

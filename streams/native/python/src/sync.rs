@@ -58,7 +58,8 @@ impl PyJob {
                         record_bytes_max, output_bytes_max, tombstone_retention_ms, schema_ids, message_index, sealed,
                         canonicalise,
                         names=vec![], event_types=vec![], other_types="dead_letter", schema_indexes="standard",
-                        also_indexes=vec![], other_indexes=vec![], ids_per_key=IDS_DEFAULT, rekeyed=false))]
+                        also_indexes=vec![], other_indexes=vec![], ids_per_key=IDS_DEFAULT, rekeyed=false,
+                        tombstones_max=1_000_000))]
     #[allow(clippy::too_many_arguments)] // a job's settings, by name only
     fn new(
         schema: &PySchema,
@@ -85,6 +86,7 @@ impl PyJob {
         other_indexes: Vec<Vec<i32>>,
         ids_per_key: usize,
         rekeyed: bool,
+        tombstones_max: usize,
     ) -> PyResult<PyJob> {
         let indexes = SchemaIndexes::parse(schema_indexes).ok_or_else(|| {
             invalid(format!("schema_indexes: came {schema_indexes:?}, wanted standard, plain, reversed or none"))
@@ -109,6 +111,7 @@ impl PyJob {
             record_bytes_max,
             output_bytes_max,
             tombstone_retention_ms,
+            tombstones_max,
             ids_per_key,
             rekeyed,
             schema_ids,
