@@ -63,6 +63,7 @@ def producer_config(broker: str, compression: str) -> dict[str, str]:
     ledger = KafkaLedger(
         {"bootstrap.servers": servers(broker)}, topics={}, transactional_id=None, transaction_timeout_ms=TIMEOUT_MS,
         member=lambda: Member("bench", "", None), clients=NativeClients({}, Credentials(Settings().security)),
+        beside=lambda topic, partition: "",
     )  # fmt: skip
     config = {**ledger._config, "compression.type": compression}
     if compression != "zstd":

@@ -7,6 +7,7 @@ import errno
 import logging
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,22 @@ from google.protobuf.message import Message
 from typing_extensions import override
 
 from streams import settings as settings_room
-from streams._native import Job, keep_freed_memory
+from streams._native import keep_freed_memory
 from streams.declaring import Declaring
 from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.kernel.messages import load_message
+from streams.log_watch import LogWatch
 from streams.lookup.lookups import Found
 from streams.observe.health import Health
 from streams.observe.hosts import web_options
 from streams.observe.metrics import Metrics
 from streams.options import Settings, SyncSettings, TargetSettings
-from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema, ChunkStream
 from streams.transport.credentials import Credentials
-from streams.worker import Guarded, by_topic, drain, restore
+from streams.worker import Guarded, by_topic, drain, opener, restore
 
 __all__ = ["App"]
 
@@ -86,7 +87,7 @@ class App(faust.App):
         self.settings: Settings = settings or settings_room.read(code=given)
         self.syncs: dict[str, Sync] = {}
         self.guarded: Guarded | None = None
-        self.declaring = Declaring(self, self._opener)
+        self.declaring = Declaring(self, partial(opener, self))
         own = self.settings.app
         options.setdefault("Stream", ChunkStream)
         options.setdefault("PartitionAssignor", Assignor)
@@ -110,6 +111,7 @@ class App(faust.App):
         )
         self.on_rebalance_complete.connect(self._restore)
         self._ready: Callable[[], None] | None = None
+        self.log_watch = LogWatch(self)
         self.health = Health(self, own.progress_timeout_ms)
         self.health.mount()
         Metrics(self, self.health).mount()
@@ -302,6 +304,7 @@ class App(faust.App):
             await self.guarded.open()
         self.add_future(self.health.watch())
         self.add_future(self.declaring.watch())
+        self.add_future(self.log_watch.watch())
         await super().on_start()
 
     @override
@@ -315,20 +318,6 @@ class App(faust.App):
     async def _stop_consumer(self) -> None:
         if not self.crashed:  # threads end by themselves then, and answer nobody
             await super()._stop_consumer()
-
-    def _opener(self, sync: Sync) -> Callable[[Job, bytes], States]:
-        def open_states(job: Job, field_table: bytes) -> States:
-            on_disk = sync.spec.state == "rocksdb"
-            return States(
-                job,
-                changelog_topic=sync.topics.changelog,
-                field_table=field_table,
-                directory=Path(self.settings.app.datadir) / "state" / sync.topics.source if on_disk else None,
-                log=self.transport,
-                open_tail=self.transport.open_tail if self.settings.app.standby_replicas else None,
-            )
-
-        return open_states
 
     async def _restore(self, sender: Any = None, /, *args: Any, **kwargs: Any) -> None:
         """After each assignment: state in line with the partitions, before the first event is read.
@@ -358,8 +347,12 @@ class App(faust.App):
         self.declaring.follow()
         assignment: set[TP] = set(self.consumer.assignment())
         committed = await self.consumer.remember_committed(assignment)
+        await asyncio.to_thread(self.log_watch.look, assignment)
         for sync in self.syncs.values():
             await restore(self, sync, assignment, keep_going)
+            if keep_going():
+                await asyncio.to_thread(self.log_watch.settle, sync, keep_going)
+        self.log_watch.speak()
         if self.guarded is not None:
             positions = {(tp.topic, tp.partition): offset for tp, offset in committed.items()}
             await self.guarded.assign(by_topic(assignment), positions, keep_going)

@@ -9,6 +9,7 @@
     │   ├── LogFullError             exit 1   no room for a write to the embedded log
     │   ├── LogDamagedError          exit 1   the embedded log is not what was written
     │   ├── LogFormatError           exit 1   a newer release wrote the embedded log
+    │   ├── LogReplacedError         exit 1   a topic is another one under its old name, and a person has to decide
     │   ├── UnknownTopicError        exit 1   the topic does not exist
     │   ├── RecordTooLargeError      exit 1   one record is larger than its topic takes
     │   └── BrokerUnreachableError   exit 1   nothing was acknowledged within the delivery timeout
@@ -53,6 +54,7 @@ __all__ = [
     "LogDamagedError",
     "LogFormatError",
     "LogFullError",
+    "LogReplacedError",
     "LookupFailedError",
     "PartitionMismatchError",
     "PatchError",
@@ -180,6 +182,23 @@ class LogFormatError(TransportError):
         self.came = came
         super().__init__(
             f"embedded log {path} has format {came}, the newest this release reads is {newest}; upgrade this process",
+            fatal=True,
+        )
+
+
+class LogReplacedError(TransportError):
+    """A topic is another one than the offsets and rows that are kept speak of, and only a person knows what counts.
+
+    A topic that was deleted and made anew, a cluster that was mirrored or restored.
+    """
+
+    def __init__(self, topic: str, partition: int, why: str) -> None:
+        self.topic = topic
+        self.partition = partition
+        super().__init__(
+            f"{topic} partition {partition} is another log than before (deleted and made anew, or of a mirrored or "
+            f"restored cluster), {why}; stop all workers, then `streams state replaced {topic} --from beginning` reads "
+            "it whole (known ids and sequences are dropped), `--from committed` goes on at the committed offsets",
             fatal=True,
         )
 

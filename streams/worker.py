@@ -8,11 +8,12 @@ import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import Message
 
-from streams._native import Records
+from streams._native import Job, Records
 from streams.circuit.agent import Circuits
 from streams.circuit.board import Board
 from streams.clock import SYSTEM_CLOCK
@@ -30,11 +31,12 @@ from streams.identity.mtls import tls_files
 from streams.lookup.lookups import Found, Lookups
 from streams.options import Settings, TargetSettings
 from streams.state.changelog import RestoreReport
+from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.transport.follow import Follower, open_follower
 from streams.transport.tail import Positions
 
-__all__ = ["Guarded", "by_topic", "create_topics", "drain", "restore"]
+__all__ = ["Guarded", "by_topic", "create_topics", "drain", "opener", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -248,6 +250,25 @@ def create_topics(admin: Any, topics: Sequence[tuple[str, int, dict[str, str]]],
     for name, error in admin.create_topics(wanted, CREATE_TIMEOUT_MS) if wanted else ():
         if error is not None:
             raise TransportError(f"topic {name} could not be created: {error}; create it, or allow it here")
+
+
+def opener(app: Any, sync: Sync) -> Callable[[Job, bytes], States]:
+    """What makes a sync's state, once its source is known."""
+
+    def open_states(job: Job, field_table: bytes) -> States:
+        on_disk = sync.spec.state == "rocksdb"
+        return States(
+            job,
+            owner=app.conf.id,
+            changelog_topic=sync.topics.changelog,
+            field_table=field_table,
+            directory=Path(app.settings.app.datadir) / "state" / sync.topics.source if on_disk else None,
+            log=app.transport,
+            fenced=app.consumer.is_fenced,
+            open_tail=app.transport.open_tail if app.settings.app.standby_replicas else None,
+        )
+
+    return open_states
 
 
 async def restore(app: Any, sync: Sync, assignment: Iterable[Any], keep_going: Callable[[], bool]) -> None:

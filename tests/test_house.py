@@ -47,7 +47,7 @@ LAYERS = [
     ["streams.client"],
     ["streams.observe"],
     ["streams.sync", "streams.circuit", "streams.delivery", "streams.gateway", "streams.ownership"],
-    ["streams.worker"],
+    ["streams.worker", "streams.log_watch"],
     ["streams.declaring"],
     ["streams.app"],
     ["streams.demo"],

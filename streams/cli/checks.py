@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from streams.cli.log_checks import LogFacts, log_findings
 from streams.cli.verifying import split_finding
 from streams.errors import Finding
 from streams.options import Settings, SyncSettings
@@ -40,6 +41,10 @@ class Facts:
     disk_free_bytes: int
     schema_changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     newest_ms: Mapping[str, int] = field(default_factory=dict)
+    logs: Sequence[LogFacts] = ()
+    """Of every partition of every sync whose topics exist."""
+    replaced: Mapping[str, str] = field(default_factory=dict)
+    """Topics that the worker on this machine found to be other ones since it started."""
     waiting: Mapping[str, str] = field(default_factory=dict)
     """What the worker on this machine waits for, by its /readyz; empty where none answers."""
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -67,6 +72,13 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield from _timestamps(topics, facts)
         yield from _schema(sync, facts)
         yield from _clock(sync, facts)
+    for log in facts.logs:
+        yield from log_findings(log, facts.now_ms)
+    for topic, note in facts.replaced.items():
+        yield Finding(
+            f"topic {topic}", note, "the log that it was",
+            "nothing has to be done where that was meant; the next start of the worker forgets it",
+        )  # fmt: skip
     for name, reason in facts.waiting.items():
         yield Finding(
             f"worker on port {settings.app.web_port}", f"{name}: {reason}", "no reason to wait",

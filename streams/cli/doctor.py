@@ -11,13 +11,12 @@ from pathlib import Path
 import click
 import orjson
 
-from streams._native import SCHEMA_KEY, KafkaAdmin
+from streams._native import KafkaAdmin
 from streams.cli import checks, flags, reading, verifying, writers
+from streams.cli.stored import log_facts, schema_changes, stored
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import FindingsError, TransportError
-from streams.kernel.messages import load_message
-from streams.kernel.schema import MessageSchema, compare
-from streams.options import Settings, SyncSettings
+from streams.options import Settings
 from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
 
@@ -57,13 +56,22 @@ def look(settings: Settings) -> checks.Facts:
     names.discard("")
     directory = reading.embedded_directory(settings)
     there = _topics_of_kafka(settings, names) if directory is None else _topics_of_log(directory, names)
+    syncs = {
+        topics.source: sync
+        for topics, sync in zip(wanted, settings.sync, strict=True)
+        if {topics.input, topics.changelog} <= there.keys()
+    }
+    kept = {source: stored(settings, SyncTopics.of(settings.app.id, source, "").changelog) for source in syncs}
+    said = _said(settings)
     return checks.Facts(
         topics=there,
         now_ms=SYSTEM_CLOCK.now_ms(),
         disk_free_bytes=_disk_free(Path(settings.app.datadir)),
-        schema_changes={sync.source: _schema_changes(settings, sync, there) for sync in settings.sync},
+        schema_changes={source: schema_changes(settings, sync, kept[source]) for source, sync in syncs.items()},
         newest_ms=_newest(settings, there),
-        waiting=_waiting(settings),
+        logs=[facts for source, sync in syncs.items() for facts in log_facts(settings, sync, kept[source])],
+        replaced=said.get("replaced", {}),
+        waiting=said.get("reasons", {}),
         others=writers.others(settings, wanted),
         split_keys={
             topics.source: verifying.split_keys(reading.latest(settings, topics.changelog))
@@ -99,13 +107,16 @@ def _topics_of_log(directory: Path, names: set[str]) -> dict[str, checks.TopicFa
         }
 
 
-def _waiting(settings: Settings) -> dict[str, str]:
-    """The reasons that the worker at app.web_host and app.web_port gives for waiting."""
+def _said(settings: Settings) -> dict[str, dict[str, str]]:
+    """What the worker at app.web_host and app.web_port waits for, and which topics it found replaced."""
     connection = http.client.HTTPConnection(settings.app.web_host, settings.app.web_port, timeout=WORKER_TIMEOUT_S)
     try:
         connection.request("GET", "/readyz")
-        reasons = orjson.loads(connection.getresponse().read())["reasons"]
-        return {str(name): str(reason) for name, reason in reasons.items()}
+        told = orjson.loads(connection.getresponse().read())
+        return {
+            kind: {str(name): str(text) for name, text in told.get(kind, {}).items()}
+            for kind in ("reasons", "replaced")
+        }
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError):
         return {}  # nobody there, or somebody else
     finally:
@@ -117,18 +128,6 @@ def _disk_free(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def _schema_changes(settings: Settings, sync: SyncSettings, topics: dict[str, checks.TopicFacts]) -> list[str]:
-    """What changed incompatibly between the type that stored rows have and the one that the settings name."""
-    own = MessageSchema(
-        load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None), sync.ignore
-    ).field_table_bytes
-    changelog = SyncTopics.of(settings.app.id, sync.source, sync.output).changelog
-    if changelog not in topics:
-        return []
-    stored = {value for (_, key), value in reading.latest(settings, changelog).items() if key == SCHEMA_KEY}
-    return sorted({change for value in stored for change in compare(value[1:], own)})
 
 
 def _newest(settings: Settings, topics: dict[str, checks.TopicFacts]) -> dict[str, int]:

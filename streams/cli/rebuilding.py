@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, Records
-from streams.cli import reading
-from streams.cli.reading import native
+from streams._native import Records
+from streams.cli import groups, reading
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
-from streams.errors import StateError, TransportError
+from streams.errors import Finding, SettingsError, StateError, TransportError
 from streams.options import Settings
 from streams.sync.topics import SyncTopics
-from streams.transport.log import Log
+from streams.transport.identity import Bounds, offset_metadata
 
 __all__ = ["Step", "steps"]
 
-TIMEOUT_MS = 30_000
 PARCEL_RECORDS = 1_000
-GRACE_S = 5.0
-"""On top of the session's timeout: the broker looks once in a while."""
-POLL_S = 0.5
 
 
 class Step(NamedTuple):
@@ -35,13 +29,32 @@ class Step(NamedTuple):
     act: Callable[[], None]
 
 
-def steps(settings: Settings, source: str, *, from_source: bool) -> list[Step]:
-    """The steps in their order. A crash between two of them leaves a state that a worker can start from."""
+def steps(settings: Settings, source: str, *, from_source: bool, partial: bool = False) -> list[Step]:
+    """The steps in their order. A crash between two of them leaves a state that a worker can start from.
+
+    SettingsError: the source lacks its beginning, and nobody said that the state may be partial.
+    """
     made: list[Step] = []
     if from_source:
+        lacking = _lacks_beginning(settings, source)
+        if lacking and not partial:
+            raise SettingsError(
+                Finding(
+                    "--from-source",
+                    f"{source}, whose first records are gone from partitions {lacking}",
+                    "a source that has its beginning",
+                    "keys whose events are gone would be forgotten, and live; --partial does it nevertheless: unknown "
+                    "keys get no DELETE from then on",
+                )
+            )
         changelog = SyncTopics.of(settings.app.id, source, "").changelog
         rows = reading.latest(settings, changelog)
-        made.append(Step(f"move group {settings.app.id} to the start of {source}", lambda: _rewind(settings, source)))
+        made.append(
+            Step(
+                f"move group {settings.app.id} to the start of {source}",
+                lambda: _rewind(settings, source, changelog, partial=bool(lacking)),
+            )
+        )
         made.append(
             Step(f"delete {len(rows)} rows from {changelog}", lambda: _delete_rows(settings, changelog, list(rows)))
         )
@@ -56,42 +69,22 @@ def _stores(settings: Settings, source: str) -> list[Path]:
     return sorted(path for path in [root / place, *root.glob(f"[0-9]*/{place}")] if path.is_dir())
 
 
-def _rewind(settings: Settings, source: str) -> None:
-    """Commits the first offset of every partition for the group; refused while a worker is in it."""
-    directory = reading.embedded_directory(settings)
-    group = settings.app.id
-    if directory is not None:
-        with Log(directory) as log:
-            count = log.partitions(source) or 0
-            log.reset_offsets(group, [(source, partition, log.start(source, partition)) for partition in range(count)])
-        return
-    consumer = native(KafkaConsumer, settings, {"group.id": group})
-    # A worker that was stopped is a member until its session has timed out: it might have come back.
-    deadline_s = time.monotonic() + settings.app.broker_session_timeout_ms / 1000 + GRACE_S
-    try:
-        count = native(KafkaAdmin, settings).topics(TIMEOUT_MS).get(source, 0)
-        lows = [consumer.watermarks(source, partition, TIMEOUT_MS)[0] for partition in range(count)]
-        while not _committed(consumer, [(source, partition, low) for partition, low in enumerate(lows)]):
-            if time.monotonic() > deadline_s:
-                raise TransportError(
-                    f"group {group}: got members that stay, expected none; stop all of its workers", retriable=True
-                )
-            time.sleep(POLL_S)
-    except KafkaError as error:
-        raise TransportError(f"group {group}: offsets of {source} not moved: {error}", retriable=True) from error
-    finally:
-        consumer.close()
+def _rewind(settings: Settings, source: str, changelog: str, *, partial: bool) -> None:
+    """Commits the first offset of every partition for the group, and beside it that the changelog is right as it is."""
+    ids = groups.ids(settings, [source, changelog])
+    held = {place.partition: place.bounds for place in groups.places(settings, changelog)}
+    moved = []
+    for place in groups.places(settings, source):
+        rows = held.get(place.partition, Bounds(0, 0))
+        logs_of = ids.get(source, b""), ids.get(changelog, b"")
+        beside = offset_metadata(*logs_of, rows.start, rows.end, partial=partial)
+        moved.append((place.partition, place.bounds.start, beside))
+    groups.move(settings, source, moved)
 
 
-def _committed(consumer: KafkaConsumer, offsets: list[tuple[str, int, int]]) -> bool:
-    """Commits for a group from outside; False while it has members."""
-    try:
-        consumer.commit(offsets)
-    except KafkaError as error:
-        if error.code == "UNKNOWN_MEMBER_ID":
-            return False
-        raise
-    return True
+def _lacks_beginning(settings: Settings, source: str) -> list[int]:
+    """Partitions of which retention has taken the first records."""
+    return [place.partition for place in groups.places(settings, source) if place.bounds.start > 0]
 
 
 def _delete_rows(settings: Settings, changelog: str, places: list[tuple[int, bytes]]) -> None:

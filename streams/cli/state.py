@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from streams._native import RESERVED_PREFIX, ROW_FORMAT, Records, decode_row
-from streams.cli import flags, reading, rebuilding, taking_over, verifying
+from streams.cli import flags, groups, reading, rebuilding, replacing, taking_over, upgrading, verifying
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
 from streams.client.held import HeldStates
@@ -40,7 +40,7 @@ Examples:
 """
 )
 def command() -> None:
-    """Look at, snapshot, verify, rebuild or upgrade keyed state."""
+    """Look at, snapshot, verify, rebuild or upgrade keyed state; decide about topics that were replaced."""
 
 
 def _settings(config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> Settings:
@@ -259,6 +259,7 @@ def verify(source: str, config: Path | None, broker: str | None, set_: Sequence[
 @flags.shared
 @_id_option
 @click.option("--from-source", is_flag=True, help="Not from the changelog but from the events: keys get a new epoch.")
+@click.option("--partial", is_flag=True, help="With --from-source: also where the source lacks its beginning.")
 @click.option("--yes", is_flag=True, help="Do it; without this the command only says what it would do.")
 def rebuild(
     source: str,
@@ -267,15 +268,17 @@ def rebuild(
     set_: Sequence[str],
     app_id: str | None,
     from_source: bool,
+    partial: bool,
     yes: bool,
 ) -> None:
     """Remove local state of SOURCE, so that the next worker restores it from the changelog. Stop the workers before.
 
     With --from-source the changelog goes too, and the next worker reads all events again: every key gets a new epoch,
-    and receivers a snapshot of it.
+    and receivers a snapshot of it. Keys whose events the source has no more would be forgotten: refused, but with
+    --partial, after which no request about an unknown key is answered with DELETE.
     """
     settings = _settings(config, broker, set_, app_id)
-    _do(rebuilding.steps(settings, source, from_source=from_source), yes)
+    _do(rebuilding.steps(settings, source, from_source=from_source, partial=partial), yes)
 
 
 @command.command("take-over")
@@ -311,17 +314,31 @@ def _do(steps: Sequence[rebuilding.Step], yes: bool) -> None:
 @flags.shared
 @_id_option
 def upgrade(source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> None:
-    """Let the workers write the newest format of stored state, once all of them run this release."""
+    """Let the workers write the newest format of stored state, once all of them run this release and were stopped.
+
+    Workers that run meanwhile go on in the old format until their next start.
+    """
     settings = _settings(config, broker, set_, app_id)
-    formats: dict[int, int] = {}
-    for (_, key), value in reading.latest(settings, _topics(settings, source).changelog).items():
-        if not key.startswith(RESERVED_PREFIX):
-            formats[value[0]] = formats.get(value[0], 0) + 1
-    newer = {number: count for number, count in formats.items() if number > ROW_FORMAT}
-    if newer:
-        raise StateError(
-            f"{source}: rows of format {max(newer)}, expected at most {ROW_FORMAT}; "
-            "a newer release wrote them: upgrade this one",
-            table=source,
-        )
-    click.echo(f"{source}: {sum(formats.values())} rows of format {ROW_FORMAT}, the newest: nothing to do")
+    for done in upgrading.upgrade(settings, _topics(settings, source)):
+        what = f"upgraded to format {ROW_FORMAT}" if done.written else f"format {ROW_FORMAT}, the newest: nothing to do"
+        click.echo(f"{source} partition {done.partition}: {done.rows} rows, {what}")
+
+
+@command.command()
+@click.argument("topic")
+@flags.shared
+@_id_option
+@click.option("--from", "start", type=click.Choice(["committed", "beginning"]), required=True,
+              help="Where reading goes on: at the committed offsets, or from the beginning.")  # fmt: skip
+def replaced(
+    topic: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None, start: str
+) -> None:
+    """Decide where reading TOPIC goes on that is another log than before. Stop all workers first.
+
+    A topic that was deleted and made anew, a cluster that was mirrored or restored, offsets that the topic does not
+    have any more. What the rows know of the old log's offsets judges nothing any more; ids and sequences do.
+    """
+    settings = _settings(config, broker, set_, app_id)
+    moved = replacing.moves(topic, groups.ids(settings, [topic]).get(topic, b""), groups.places(settings, topic), start)
+    groups.move(settings, topic, moved)
+    click.echo(f"{topic}: group {settings.app.id} goes on at {', '.join(f'{at}/{offset}' for at, offset, _ in moved)}")

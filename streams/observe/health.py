@@ -50,7 +50,12 @@ class Health:
 
         async def readyz(view: Any, request: Any) -> Any:
             reasons = self.reasons()
-            said = {"ready": not reasons, "reasons": {**reasons, **self.held_back()}, "partitions": len(self.places)}
+            said = {
+                "ready": not reasons,
+                "reasons": {**reasons, **self.held_back()},
+                "replaced": dict(self._app.log_watch.notes),
+                "partitions": len(self.places),
+            }
             return view.json(said, status=SERVICE_UNAVAILABLE if reasons else 200)
 
         self._app.page("/livez")(livez)

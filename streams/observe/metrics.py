@@ -179,6 +179,12 @@ class Metrics(Collector):
         for topic, count in self._app.transport.expiry.counts.copy().items():
             expired.add_metric([topic], count)
         yield expired
+        replaced = CounterMetricFamily(
+            "streams_logs_replaced", "Partitions that were found to be of another log than before", labels=["topic"]
+        )
+        for topic, count in self._app.log_watch.replaced.copy().items():
+            replaced.add_metric([topic], count)
+        yield replaced
 
     def _transactions(self) -> Iterator[Any]:
         ledger = self._app.consumer.ledger

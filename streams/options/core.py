@@ -296,6 +296,12 @@ class SyncSettings:
         "where the state is kept: memory, or rocksdb when it is larger than memory",
         choices=("memory", "rocksdb"),
     )
+    on_replaced: str = option(
+        "continue",
+        "what to do when the source is another topic under its old name",
+        "its offsets judge nothing then, ids and sequences go on judging: nothing is lost",
+        choices=("continue", "stop"),
+    )
     schema_ids: tuple[int, ...] = option((), "the only Confluent schema ids to accept; empty: every id")
     schema_indexes: str = option(
         "standard",

@@ -1,18 +1,42 @@
-"""Telling how far a restore is: rows, share, rate, and how long it will take."""
+"""Reading a changelog: what a transport offers for it, and telling how far it is."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from streams.clock import SYSTEM_CLOCK, Clock
+from streams.transport.tail import Positions, Progress, Sink
 
-__all__ = ["RestoreReport", "remaining_s"]
+__all__ = ["LogReader", "RestoreReport", "remaining_s"]
 
 log = logging.getLogger(__name__)
 
 REPORT_EVERY_S = 2.0
 """A short restore says nothing; a long one is seen to move."""
+
+
+class LogReader(Protocol):
+    """What a transport offers for restoring."""
+
+    def read_log(
+        self, start: Positions, sink: Sink, keep_going: Callable[[], bool], progress: Progress | None = None
+    ) -> dict[tuple[str, int], int]:
+        """Reads committed records from `start` to the end as of now; next offsets. Blocks."""
+        ...
+
+    def log_start(self, topic: str, partition: int) -> int:
+        """First offset of a partition that is still there. Blocks."""
+        ...
+
+    def log_end(self, topic: str, partition: int) -> int:
+        """Next offset of a partition. Blocks."""
+        ...
+
+    def open_end(self, topic: str, partition: int) -> int:
+        """Next offset of a partition, records of open transactions included. Blocks."""
+        ...
 
 
 def remaining_s(done: int, total: int, elapsed_s: float) -> float | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from rocksdict import (
     BlockBasedOptions,
@@ -25,10 +25,10 @@ from rocksdict import (
     WriteBufferManager,
 )
 
-from streams._native import Records
+from streams._native import RESERVED_PREFIX, Records
 from streams.errors import StateError
 
-__all__ = ["Memory", "Store"]
+__all__ = ["Memory", "Store", "StoreName"]
 
 FORMAT = 1
 """Format of the store's keys and reserved values. A row has its own format byte on top."""
@@ -43,6 +43,8 @@ TOMBSTONES_END = RESERVED + b"tombstone0"
 TOMBSTONES_KEY = RESERVED + b"tombstones"
 """Changelog offset up to which that list is whole, and its length, eight bytes each. A release that does not know of
 the list moves the rows' offset alone, and is seen by it."""
+NAME_KEY = RESERVED + b"name"
+"""Whose rows these are; older releases pass it over."""
 
 BLOCK_CACHE_BYTES = 64 << 20
 """All stores of a process together: the hot rows, and the filters and indexes of 100 million keys' worth of files in
@@ -68,6 +70,27 @@ LIST_BATCH = 10_000
 """Entries written at once where the list of tombstones is made anew: a megabyte or two."""
 MANIFEST_BYTES_MAX = 4 << 20
 """The list of files is rewritten at this size; its default of 1 GiB slows down the next start."""
+
+
+class StoreName(NamedTuple):
+    """Whose rows a store has. `changelog`: the id of the topic; empty where the broker has none."""
+
+    app: str
+    partition: int
+    changelog: bytes
+
+    def encode(self) -> bytes:
+        """As it is stored."""
+        return f"{self.app};{self.partition};{self.changelog.hex()}".encode()
+
+    @classmethod
+    def decode(cls, stored: bytes) -> StoreName | None:
+        """None where the bytes are no name."""
+        parts = stored.decode(errors="replace").split(";")
+        try:
+            return cls(parts[0], int(parts[1]), bytes.fromhex(parts[2]))
+        except (IndexError, ValueError):
+            return None
 
 
 class Memory:
@@ -112,6 +135,18 @@ class Store:
                 f"state store {self.path} has format {came[0]}, the newest this release reads is {FORMAT}; upgrade "
                 "this process, or remove the directory: `streams state rebuild` makes it anew from the changelog"
             )
+
+    @property
+    def name(self) -> StoreName | None:
+        """Whose rows these are; None where nobody said: the store is new, or of an older release."""
+        with self._named_errors():
+            stored = self._db.get(NAME_KEY)
+        return None if stored is None else StoreName.decode(stored)
+
+    def take_name(self, name: StoreName) -> None:
+        """Writes down whose rows these are."""
+        with self._named_errors():
+            self._db.put(NAME_KEY, name.encode())
 
     def multi_get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The row of each key; None where there is none."""
@@ -215,6 +250,10 @@ class Store:
                 batch.put(entry, b"")
                 made += 1
         return made
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """As `items`, entities' alone."""
+        return (item for item in self.items() if not item[0].startswith(RESERVED_PREFIX))
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All keys and rows by ascending key, as of one moment, every block's checksum checked.

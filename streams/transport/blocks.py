@@ -259,6 +259,7 @@ class BlockFile:
         self._writer.execute(f"delete from blocks where partition_id in {owned}", (name,))
         for table, column in (("partitions", "topic"), ("group_offsets", "topic"), ("topics", "name")):
             self._writer.execute(f"delete from {table} where {column} = ?", (name,))
+        self._places = {place for place in self._places if place[1] != name}
         seal_places(self._writer)
 
     def put_end(self, partition_id: int, end: int) -> None:

@@ -29,6 +29,7 @@ from streams.transport.turns import Turns
 if TYPE_CHECKING:
     from streams._native import Records
     from streams.options import TransactionSettings
+    from streams.transport.logs import Logs
 
 __all__ = ["ChunkConductor", "ChunkConsumer", "OrdinaryRecord"]
 
@@ -61,6 +62,7 @@ class ChunkConsumer:
     epoch: int
     pipeline: Pipeline
     ledger: Ledger
+    logs: Logs
 
     def begin_chunks(self, settings: TransactionSettings) -> None:
         """Sets up the pipeline; called once, before the consumer starts."""

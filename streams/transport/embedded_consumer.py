@@ -22,6 +22,7 @@ from streams._native import Records
 from streams.errors import LogFullError, TransportError
 from streams.options import Settings
 from streams.transport.consumer import ChunkConsumer, begin_anew
+from streams.transport.logs import Logs
 from streams.transport.pipeline import Unit
 from streams.transport.worker_log import EmbeddedLedger
 
@@ -46,7 +47,12 @@ class Consumer(ChunkConsumer, base.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         settings: Settings = self.transport.settings
-        self.ledger: EmbeddedLedger = EmbeddedLedger(lambda: self.transport.log, self.app.conf.id)
+        self.logs = Logs()
+        self.ledger: EmbeddedLedger = EmbeddedLedger(
+            lambda: self.transport.log,
+            self.app.conf.id,
+            self.logs.metadata,
+        )
         self._assigned: set[TP] = set()
         self._positions: dict[TP, int] = {}  # next offset to fetch
         self._moved: set[TP] = set()  # since the fetch under way began
@@ -158,7 +164,8 @@ class Consumer(ChunkConsumer, base.Consumer):
         """Waits for records and reads some; partitions take turns. Runs in the reading thread."""
         log, chunk, allowed = self.transport.log.log, self.transport.settings.chunk, self.pipeline.allowed
         records_max, bytes_max = min(chunk.records_max, allowed.records), min(chunk.bytes_max, allowed.chunk_bytes)
-        ready = log.wait({(tp.topic, tp.partition): offset for tp, offset in positions.items()}, FETCH_WAIT_MS)
+        there = self._still_there(positions)
+        ready = log.wait(there, FETCH_WAIT_MS)
         self._turn += PARTITIONS_PER_FETCH
         first = self._turn % len(ready) if ready else 0
         runs = []
@@ -172,6 +179,20 @@ class Consumer(ChunkConsumer, base.Consumer):
         self.pipeline.behind = any(len(records) >= records_max for _, records in runs)
         return runs
 
+    def _still_there(self, positions: Mapping[TP, int]) -> dict[tuple[str, int], int]:
+        """The positions in topics that are what they were when they were assigned."""
+        topics = self.transport.log.log.topics()
+        gone = {tp.topic for tp in positions} - topics.keys()
+        if gone:
+            self.transport.reasons["topics"] = f"waiting for topics {', '.join(sorted(gone))}: they were deleted"
+        else:
+            self.transport.reasons.pop("topics", None)
+        replaced = self.logs.replaced({name: topic.id for name, topic in topics.items()})
+        if replaced:
+            self.logs.doubt()
+        gone |= replaced
+        return {(tp.topic, tp.partition): at for tp, at in positions.items() if tp.topic not in gone}
+
     def _go_on(self, tp: TP, offset: int) -> None:
         """The position is outside of its partition. TransportError where that is a loss; else reading goes on."""
         log = self.transport.log.log
@@ -183,8 +204,11 @@ class Consumer(ChunkConsumer, base.Consumer):
 
     async def remember_committed(self, tps: Iterable[TP]) -> Mapping[TP, int | None]:
         """Committed offsets, None where there is none; this worker is the only writer, so nothing has to be kept."""
-        found = await asyncio.to_thread(self.transport.log.log.committed, self.app.conf.id)
-        return {tp: found.get((tp.topic, tp.partition)) for tp in tps}
+        wanted = list(tps)
+        found = await asyncio.to_thread(self.transport.log.log.kept, self.app.conf.id)
+        committed = {tp: found.get((tp.topic, tp.partition), (None, "")) for tp in wanted}
+        self.logs.found((*tp, *each) for tp, each in committed.items())
+        return {tp: offset for tp, (offset, _) in committed.items()}
 
     @override
     async def seek_to_committed(self) -> Mapping[TP, int]:
@@ -195,7 +219,9 @@ class Consumer(ChunkConsumer, base.Consumer):
         for tp in self._assigned:
             if self._is_changelog_tp(tp):
                 continue
-            offset = committed[tp] = found.get((tp.topic, tp.partition))
+            offset = committed[tp] = None if tp in self.logs.anew else found.get((tp.topic, tp.partition))
+            if tp in self.logs.anew:
+                begin_anew(self, tp)
             if offset is None:
                 offset = log.end(*tp) if latest else log.start(*tp)
             elif not log.start(*tp) <= offset <= log.end(*tp):
@@ -252,15 +278,31 @@ class Consumer(ChunkConsumer, base.Consumer):
         self.stop_flow()
         await self.rewind(lost=True)
         await self.failing.wait(error, self.pipeline.failures, lambda: self.app.rebalancing or self.app.should_stop)
+        await self._restore_and_go_on()
+
+    async def _restore_and_go_on(self) -> None:
         if self.app.rebalancing or self.should_stop:
             return  # the assignment that follows restores and seeks
         await self.app.on_rebalance_complete.send()
         await self.perform_seek()
         self.resume_flow()
 
+    is_fenced = True
+    """Nobody else can write to the log."""
+
+    async def begin_over(self, starts: Mapping[TP, int], ids: Mapping[str, bytes]) -> None:
+        """Logs are other ones under their old names: all that is uncommitted goes, these are the group's positions."""
+        self.stop_flow()  # before the ids: an old position says something about the old log alone
+        self.logs.speak_for({})
+        self.logs.ids = {**self.logs.ids, **ids}
+        await self.rewind(lost=True)
+        await self.pipeline.run_in_thread(lambda: None)  # after the commit that may be under way
+        await self._commit(starts)
+        await self._restore_and_go_on()
+
     @override
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        wanted = [(tp.topic, tp.partition, offset) for tp, offset in offsets.items()]
+        wanted = [(*tp, offset, self.logs.metadata(*tp)) for tp, offset in offsets.items()]
         try:
             await asyncio.to_thread(self.transport.log.log.append, [], self.app.conf.id, wanted)
         except LogFullError as error:

@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from aiokafka.errors import ConsumerStoppedError, NodeNotReadyError
+from aiokafka.errors import CommitFailedError, ConsumerStoppedError
+from aiokafka.errors import KafkaError as ProtocolError
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -23,17 +25,14 @@ from streams._native import KafkaConsumer, KafkaError, Records
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import TransportError
 from streams.transport.consumer import begin_anew
+from streams.transport.coordinator import look_up_later
 from streams.transport.ledger import Member, named
+from streams.transport.pace import pause_after
 
-__all__ = ["ConsumerThread", "look_up_later", "pause_after"]
+__all__ = ["ConsumerThread"]
 
 FETCH_WAIT_MS = 1_000
 """A fetch returns with the first record, when it is woken, or empty after this: each return costs an idle worker."""
-THIN_SHARE = 0.25
-PAUSE_SHARE = 0.1
-PAUSE_S_MAX = 0.01
-"""A chunk costs half a millisecond, however few records it has: after a fetch of less than a quarter of one, the next
-waits for a tenth of the time in which a transaction is gathered, and never for longer than a reader would notice."""
 METADATA_TIMEOUT_MS = 10_000
 COMMITTED_TIMEOUT_MS = 30_000
 """Stable committed offsets wait for a predecessor's open transaction: it lasts 15 s, and the broker looks for those
@@ -42,27 +41,6 @@ COMMITTED_STEP_MS = 5_000
 """One question for them: a worker that is to stop does not wait for the answer to a longer one."""
 BEGINNING, END = -2, -1
 """librdkafka's names for the two ends of a partition."""
-
-
-def pause_after(fetched: int, records_max: int, interval_s: float) -> float:
-    """Seconds until the next fetch, after one of so many records. Pure."""
-    thin = 0 < fetched < records_max * THIN_SHARE
-    return min(interval_s * PAUSE_SHARE, PAUSE_S_MAX) if thin else 0.0
-
-
-def look_up_later(client: Any) -> None:
-    """Has aiokafka's client wait for a cluster that names no broker, as one does that starts or is overloaded.
-
-    It asserts that there is one, and its group routine would die of that; of an error that may pass it asks again.
-    """
-    look_up = client.coordinator_lookup
-
-    async def coordinator_lookup(kind: int, key: str) -> Any:
-        if client.get_random_node() is None:
-            raise NodeNotReadyError("the cluster names no broker yet")
-        return await look_up(kind, key)
-
-    client.coordinator_lookup = coordinator_lookup
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -234,9 +212,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """
         with self._lock:
             position = self._positions.get(tp)
-            if position is None or tp in self._stale:
-                return  # it is elsewhere by now
+            if position is None or tp in self._stale or not self.consumer.flow_active:
+                return  # it is elsewhere by now, or will be before anything goes on
             free = tp in self._sought
+        logs = self.consumer.logs
+        if not self.consumer.is_changelog(tp) and logs.replaced(self.transport.log_ids([tp.topic])):
+            logs.doubt()  # nothing comes from there until everything begins over
+            return
         low, high = self.native.watermarks(tp.topic, tp.partition, METADATA_TIMEOUT_MS)
         if not self.consumer.is_changelog(tp):
             self.transport.expiry.go_on(self.app.conf.id, tp.topic, tp.partition, position, low, high)
@@ -281,8 +263,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         tps = [tp for tp in self.assignment() if not self.consumer.is_changelog(tp)]
         if not all(tp in self._remembered for tp in tps):
             await self._remember(tps)
-        committed = {tp: self._remembered.pop(tp) for tp in tps}
+        remembered = {tp: self._remembered.pop(tp) for tp in tps}
+        committed = {tp: None if tp in self.consumer.logs.anew else offset for tp, offset in remembered.items()}
         first = await self._first_positions([tp for tp, offset in committed.items() if offset is None])
+        for tp in committed.keys() & self.consumer.logs.anew:
+            begin_anew(self.consumer, tp)
         with self._lock:
             for tp, offset in committed.items():
                 self._positions[tp] = first[tp] if offset is None else offset
@@ -317,12 +302,32 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return {}
         for left_ms in range(COMMITTED_TIMEOUT_MS - COMMITTED_STEP_MS, -1, -COMMITTED_STEP_MS):
             try:
-                found = await self._run(self.native.committed, wanted, COMMITTED_STEP_MS)
+                found = await self._run(self.native.kept, wanted, COMMITTED_STEP_MS)
                 break
             except KafkaError as error:
                 if error.code != "_TIMED_OUT" or not left_ms or self.should_stop:
                     raise named(error, "committed offsets") from error
-        return {TP(topic, partition): offset if offset >= 0 else None for topic, partition, offset in found}
+        stable = [(*where, offset if offset >= 0 else None, beside) for *where, offset, beside in found]
+        self.consumer.logs.found(stable)
+        return {TP(topic, partition): offset for topic, partition, offset, _ in stable}
+
+    @override
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """As the driver does, with what is to be kept beside each offset."""
+        held, beside = self.assignment(), self.consumer.logs.metadata
+        wanted = {
+            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, beside(*tp))
+            for tp, offset in offsets.items()
+            if tp in held
+        }
+        group: Any = self._ensure_consumer()
+        try:
+            await group.commit(wanted)
+        except ProtocolError as error:
+            if not isinstance(error, CommitFailedError) or "already rebalanced" not in str(error):
+                await self.crash(error)
+            return False
+        return True
 
     @override
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:

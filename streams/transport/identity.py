@@ -16,6 +16,7 @@ MARK = "streams1"
 """Begins what this house keeps beside an offset. Other programs write what they like there."""
 FIELDS_MIN = 5
 PARTIAL = "partial"
+REPLACED = "replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Kept:
     """The last epoch issued."""
     partial: bool = False
     """Whether the state was rebuilt from a source that lacks its beginning: an unknown key may live all the same."""
+    replaced: bool = False
+    """Whether a person said that the log is another one than the rows speak of, whatever its id says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,18 @@ class Source(Enum):
 
 
 def offset_metadata(
-    source_id: bytes, changelog_id: bytes, begin: int, end: int, last_epoch: int, *, partial: bool = False
+    source_id: bytes,
+    changelog_id: bytes = b"",
+    begin: int = 0,
+    end: int = 0,
+    last_epoch: int = 0,
+    *,
+    partial: bool = False,
+    replaced: bool = False,
 ) -> str:
     """What is committed beside an offset: some 100 bytes, where brokers take 4,096."""
     fields = [MARK, source_id.hex(), changelog_id.hex(), str(begin), str(end), str(last_epoch)]
-    return ";".join([*fields, PARTIAL] if partial else fields)
+    return ";".join([*fields, *[PARTIAL] * partial, *[REPLACED] * replaced])
 
 
 def kept(metadata: str) -> Kept | None:
@@ -79,7 +89,7 @@ def kept(metadata: str) -> Kept | None:
         begin, end, epoch = (int(field) for field in fields[2:5])
     except ValueError:
         return None
-    return Kept(source, changelog, begin, end, epoch, PARTIAL in fields[5:])
+    return Kept(source, changelog, begin, end, epoch, PARTIAL in fields[5:], REPLACED in fields[5:])
 
 
 def is_other(kept_id: bytes, found_id: bytes) -> bool:

@@ -29,6 +29,7 @@ from streams.transport.expiry import Expiry
 from streams.transport.fetcher import ConsumerThread
 from streams.transport.joining import join_chunk
 from streams.transport.ledger import KafkaLedger, named
+from streams.transport.logs import Logs
 from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink, read_to_end, tail_config
 
@@ -65,6 +66,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
         exactly_once = settings.app.guarantee == "exactly_once"
         slot = settings.app.instance or f"{settings.app.web_host}:{self.app.conf.web_port}"
         largest = str(settings.limits.record_bytes_max + PRODUCE_ROOM_BYTES)
+        self.logs = Logs()
         self.ledger: KafkaLedger = KafkaLedger(
             {"message.max.bytes": largest},
             topics=self.transport.topic_configs,
@@ -72,6 +74,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
             transaction_timeout_ms=settings.transaction.timeout_ms,
             member=self._thread.member,
             clients=self.transport.clients,
+            beside=self.logs.metadata,
         )
         self._place = ("", -1)  # member id and generation of the last assignment
         self.begin_chunks(settings.transaction)
@@ -179,11 +182,29 @@ class Consumer(ChunkConsumer, driver.Consumer):
         await self.rewind(lost=True)
         await self.failing.wait(error, self.pipeline.failures, lambda: self.app.rebalancing or self.app.should_stop)
         await self._renew_ledger()
+        await self._restore_and_go_on()
+
+    async def _restore_and_go_on(self) -> None:
         if self.app.rebalancing:
             return  # the assignment that follows restores and seeks
         await self.app.on_rebalance_complete.send()
         await self.perform_seek()
         self.resume_flow()
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the broker refuses what a worker writes that is no owner any more."""
+        return self.ledger.exactly_once
+
+    async def begin_over(self, starts: Mapping[TP, int], ids: Mapping[str, bytes]) -> None:
+        """Logs are other ones under their old names: all that is uncommitted goes, these are the group's positions."""
+        self.stop_flow()  # before the ids: an old position says something about the old log alone
+        self.logs.speak_for({})
+        self.logs.ids = {**self.logs.ids, **ids}
+        await self.rewind(lost=True)
+        await self._renew_ledger()  # after the commit that may be under way
+        await self._commit({tp: offset for tp, offset in starts.items() if tp in self.assignment()})
+        await self._restore_and_go_on()
 
     async def _renew_ledger(self) -> None:
         """Makes the producer anew, for as long as it takes: without a broker there is nothing else to do."""

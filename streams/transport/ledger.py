@@ -57,7 +57,9 @@ class KafkaLedger:
         transaction_timeout_ms: int,
         member: Callable[[], Member],
         clients: NativeClients,
+        beside: Callable[[str, int], str],
     ) -> None:
+        """`beside`: what to keep beside the offset of a topic's partition."""
         self._config = {
             **config,
             "enable.idempotence": "true",
@@ -80,6 +82,7 @@ class KafkaLedger:
         self.exactly_once = transactional_id is not None
         self._member = member
         self._clients = clients
+        self._beside = beside
         self._producer: KafkaProducer | None = None
         self.seconds: dict[str, float] = {"changelog": 0.0, "produce": 0.0, "flush": 0.0, "commit": 0.0, "fold": 0.0}
         """Time spent per step since the start; the benchmark's split."""
@@ -128,7 +131,7 @@ class KafkaLedger:
         self._acknowledge(unit)
         began = time.perf_counter()
         group, member, instance = self._member()
-        offsets = [(topic, partition, offset) for (topic, partition), offset in unit.positions.items()]
+        offsets = [(*where, offset, self._beside(*where)) for where, offset in unit.positions.items()]
         producer.send_offsets(offsets, group, unit.generation, member, instance, END_TIMEOUT_MS)
         for attempt in range(1, COMMIT_ATTEMPTS + 1):
             try:

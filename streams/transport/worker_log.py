@@ -13,6 +13,7 @@ from streams._native import Records, murmur2_partition
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import LogFullError, TransportError
 from streams.options import Settings
+from streams.transport.blocks import Position
 from streams.transport.chunk import Output
 from streams.transport.log import Log
 from streams.transport.pipeline import Unit
@@ -130,9 +131,7 @@ class WorkerLog:
                 growing[where].append(key, records.value(index), records.headers(index), records.timestamp_ms(index))
         return [(topic, partition, _joined(several)) for (topic, partition), several in runs.items()]
 
-    def append(
-        self, batches: Sequence[Batch], group: str | None = None, offsets: Sequence[tuple[str, int, int]] = ()
-    ) -> list[int]:
+    def append(self, batches: Sequence[Batch], group: str | None = None, offsets: Sequence[Position] = ()) -> list[int]:
         """As `Log.append`, but a full disk is waited for, with the reason declared, while the worker runs."""
         while True:
             try:
@@ -191,9 +190,11 @@ def _joined(runs: list[Records]) -> Records:
 class EmbeddedLedger:
     """Commits units to the log: outputs, changelogs and offsets in one append. Called in the pipeline's thread."""
 
-    def __init__(self, log: Callable[[], WorkerLog], group: str) -> None:
+    def __init__(self, log: Callable[[], WorkerLog], group: str, beside: Callable[[str, int], str]) -> None:
+        """`beside`: what to keep beside the offset of a topic's partition."""
         self._log = log
         self._group = group
+        self._beside = beside
         self.seconds: dict[str, float] = {"changelog": 0.0, "produce": 0.0, "flush": 0.0, "commit": 0.0, "fold": 0.0}
         """Time spent per step since the start; the benchmark's split. An append is one step: there is no flush."""
         self.transactions = 0
@@ -206,7 +207,8 @@ class EmbeddedLedger:
         began = self._count("changelog", began)
         batches = log.spread([*unit.outputs, *(rows for rows in changed if rows is not None)])
         began = self._count("produce", began)
-        log.append(batches, self._group, [(*where, offset) for where, offset in unit.positions.items()])
+        offsets = [(*where, offset, self._beside(*where)) for where, offset in unit.positions.items()]
+        log.append(batches, self._group, offsets)
         began = self._count("commit", began)
         for participant, mark in unit.marks.items():
             participant.commit(mark)

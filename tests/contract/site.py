@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streams import settings
 from streams._native import KafkaAdmin, Records
@@ -33,6 +34,7 @@ WORK_TIMEOUT_S = 30
 POLL_S = 0.02
 READ_TIMEOUT_MS = 200
 ADMIN_TIMEOUT_MS = 30_000
+DAY_MS = 86_400_000
 
 
 class Found(NamedTuple):
@@ -175,12 +177,27 @@ class Site:
         finally:
             reader.close()
 
+    async def empty(self, topic: str) -> None:
+        """As `expire`, of a compacted topic: somebody changed its policy for a moment."""
+        for policy in ("delete", "compact"):
+            if not self.embedded:
+                admin = AIOKafkaAdminClient(bootstrap_servers=self.url.partition("://")[2])
+                await admin.start()
+                try:
+                    wanted = {"cleanup.policy": policy, "max.message.bytes": str(2 << 20)}
+                    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+                finally:
+                    await admin.close()
+            if policy == "delete":
+                await self.expire(topic)
+
     def _expire(self, topic: str) -> None:
         log = Log.shared(self.url.removeprefix("embedded://"))
         try:
-            log.create_topic(topic, log.partitions(topic) or 1, retention_ms=1)
+            log.create_topic(topic, log.partitions(topic) or 1, retention_ms=1, cleanup="delete")
             while log.maintain(SYSTEM_CLOCK.now_ms() + 1_000, 1_000):
                 pass
+            log.create_topic(topic, log.partitions(topic) or 1, retention_ms=DAY_MS)
         finally:
             log.close()
 

@@ -7,7 +7,7 @@ applied by stock Protobuf calls they give the replay's states; the changelog hol
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from benchmarks.workload import Check, Expected, replay
@@ -127,10 +127,17 @@ class Result:
         return f"{figures}, {self.repeats} repeats\n{self.findings}"
 
 
-def check(bootstrap: str, app_id: str, source: str, *, strict: bool = True) -> Result:
-    """Compares patches and changelog with the replay. Not `strict`: revisions may come again (at_least_once)."""
+def check(
+    bootstrap: str, app_id: str, source: str, *, strict: bool = True, earlier: Mapping[int, list[Records]] | None = None
+) -> Result:
+    """Compares patches and changelog with the replay. Not `strict`: revisions may come again (at_least_once).
+
+    `earlier`: what was in the source before it was made anew.
+    """
     sent = read(bootstrap, source)
-    expected = replay(records for batches in sent.values() for records in batches)
+    expected = replay(
+        records for part, batches in sent.items() for records in [*(earlier or {}).get(part, []), *batches]
+    )
     receiver, against = Receiver(strict=strict), Check(expected)
     for partition, batches in read(bootstrap, f"{source}.patches").items():
         receiver.take(partition, batches, against)

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from benchmarks.workload import Workload, events
-from streams._native import KafkaConsumer, KafkaError, KafkaProducer, Records
+from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, KafkaProducer, Records
 from tests.broker import Broker
-from tests.faults.check import Result, check
+from tests.faults.check import Result, check, read
 from tests.faults.receiving import Receivers
 from tests.journeys.process import Worker
 
@@ -115,6 +115,7 @@ class Run:
         )
         self._environment = {"FAULT_SOURCE": self.source, "FAULT_STATE": state}
         broker.create_topics(self.source, partitions=PARTITIONS)
+        self.earlier: dict[int, list[Records]] = {}
         self.load = Load(broker.bootstrap, self.source, seed)
         self.workers: list[Worker] = []
 
@@ -159,6 +160,19 @@ class Run:
             consumer.close()
         return sum(ends) - sum(done)
 
+    def replace_source(self) -> None:
+        """Deletes the source and makes it anew, under whatever worker there is, once its events are committed."""
+        self.load.hold()
+        self.catch_up()
+        for partition, batches in read(self.broker.bootstrap, self.source).items():
+            self.earlier.setdefault(partition, []).extend(batches)
+        admin = KafkaAdmin({"bootstrap.servers": self.broker.bootstrap})
+        admin.delete_topics([self.source], ASK_MS)
+        while admin.topic_ids([self.source], ASK_MS):
+            time.sleep(0.05)
+        self.broker.create_topics(self.source, partitions=PARTITIONS)
+        self.load.go_on()
+
     def settle(self) -> None:
         """Stops the load and waits until every event is committed by whoever is at work."""
         self.load.stop()
@@ -180,14 +194,17 @@ class Run:
                 if error.fatal:
                     raise
 
+    def _check(self) -> Result:
+        return check(self.broker.bootstrap, self.app_id, self.source, strict=self.strict, earlier=self.earlier)
+
     def finish(self, receivers: Receivers | None = None) -> Result:
         """Settles, ends every worker cleanly, and holds what they left against the replay; receivers must be level."""
         self.settle()
         if receivers is not None:
-            receivers.wait_level(check(self.broker.bootstrap, self.app_id, self.source, strict=self.strict))
+            receivers.wait_level(self._check())
         running = [worker for worker in self.workers if worker.process.poll() is None]
         codes = [worker.stop() for worker in running]
-        result = check(self.broker.bootstrap, self.app_id, self.source, strict=self.strict)
+        result = self._check()
         print(result)
         assert not result.findings.counts, str(result)
         assert result.expected.events == self.load.sent, f"{self.load.sent} sent, {result.expected.events} in the topic"

@@ -22,7 +22,7 @@ MOVED_S = SESSION_MS / 1000 + 4
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("state", "guarantee"), KINDS)
+@pytest.mark.parametrize(("state", "guarantee"), [*KINDS, ("rocksdb", "at_least_once")])
 def test_workers_join_and_leave(kafka: Broker, tmp_path: Path, seed: int, state: str, guarantee: str) -> None:
     """A second and a third worker join; one leaves cleanly, one is killed; the last one has everything."""
     with Run(kafka, tmp_path, seed, state=state, guarantee=guarantee) as run:
@@ -102,6 +102,51 @@ def test_frozen_at_a_chosen_point(kafka: Broker, tmp_path: Path, seed: int, stat
         time.sleep(3)
         run.kill(second)
         time.sleep(1)
+        run.finish()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("state", ["rocksdb", "memory"])
+@pytest.mark.parametrize("point", ["flush:10", "flush:9", "write:5"])
+def test_a_frozen_worker_that_nothing_fences(kafka: Broker, tmp_path: Path, seed: int, state: str, point: str) -> None:
+    """At least once: the rows that a frozen worker writes after its session are of nobody, and its store claims nothing
+    that another has written meanwhile.
+
+    Found: 744 of 36,782 patches were missing, and 25 keys ended wrong.
+    """
+    if state == "memory" and point.startswith("write"):
+        point = "produce:21"
+    with Run(kafka, tmp_path, seed, state=state, guarantee="at_least_once") as run:
+        first = run.start("a", ready=False, FAULT_AT=point, FAULT_SIGNAL="SIGSTOP")
+        os.waitid(os.P_PID, first.process.pid, os.WSTOPPED | os.WNOWAIT)
+        second = run.start("b")
+        third = run.start("c")
+        time.sleep(MOVED_S)
+        os.kill(first.process.pid, signal.SIGCONT)
+        time.sleep(6)
+        run.kill(second)
+        run.kill(third)
+        time.sleep(1)
+        run.finish()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize(("state", "guarantee"), [*KINDS, ("rocksdb", "at_least_once")])
+def test_the_source_is_made_anew(
+    kafka: Broker, tmp_path: Path, seed: int, state: str, guarantee: str, killed: bool
+) -> None:
+    """Under two workers at work, twice; whoever is killed then, no event of either topic is lost."""
+    with Run(kafka, tmp_path, seed, state=state, guarantee=guarantee) as run:
+        first = run.start("a")
+        run.start("b")
+        for _ in range(2):
+            time.sleep(1)
+            run.replace_source()
+            time.sleep(1)
+            if killed:
+                run.kill(first)
+                first = run.start("a")
         run.finish()
 
 

@@ -11,7 +11,8 @@ from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import NodeNotReadyError
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, KafkaProducer, Records
-from streams.transport.fetcher import look_up_later, pause_after
+from streams.transport.coordinator import look_up_later
+from streams.transport.pace import pause_after
 from tests.broker import Broker
 
 ASK_MS = 10_000

@@ -1,0 +1,44 @@
+"""What `streams state replaced` commits: where reading a replaced topic goes on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streams.cli.groups import Place
+from streams.errors import Finding, SettingsError
+from streams.transport.identity import Kept, is_other, offset_metadata
+
+__all__ = ["moves"]
+
+
+def moves(topic: str, found: bytes, places: Iterable[Place], start: str) -> list[tuple[int, int, str]]:
+    """Partition, offset and what to keep beside it, of every partition; `start` is "committed" or "beginning".
+
+    SettingsError: there is no such topic, or a committed offset is not in it.
+    """
+    moved, findings = [], []
+    for place in places:
+        offset = place.bounds.start if start == "beginning" or place.offset is None else place.offset
+        if not place.bounds.hold(offset):
+            findings.append(
+                Finding(
+                    f"{topic} partition {place.partition}",
+                    f"offset {offset}, which the group has committed",
+                    f"one from {place.bounds.start} to {place.bounds.end}",
+                    "--from beginning",
+                )
+            )
+        beside = place.beside or Kept(b"")
+        moved.append((
+            place.partition,
+            offset,
+            offset_metadata(
+                found, beside.changelog, beside.begin, beside.end, beside.epoch, partial=beside.partial,
+                replaced=not is_other(beside.source, found),
+            ),
+        ))  # fmt: skip
+    if not moved:
+        findings.append(Finding("TOPIC", f"{topic}, which does not exist", "a topic that the application reads"))
+    if findings:
+        raise SettingsError(*findings)
+    return moved

@@ -1,0 +1,228 @@
+"""Which logs a worker is at work on: looked at before state is restored, and every so often while it works.
+
+What is found is decided in `transport.identity`; here the worker asks, says what became of it, and goes on or ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from streams._native import Records, decode_patch
+from streams.errors import LogReplacedError, StateError, TransportError
+from streams.state.stores import Identity
+from streams.state.table import PartitionState
+from streams.sync.agent import Sync
+from streams.transport.identity import Bounds, Kept, Source, changelog_fault, is_other, judge_source
+from streams.transport.logs import Where
+
+__all__ = ["LogWatch"]
+
+log = logging.getLogger(__name__)
+
+OLD_ROW_FORMAT = 1
+"""Of a changelog without a partition record: it cannot tell the offsets of two logs apart."""
+LOOK_S = 30.0
+"""Between two looks: one small request each; what happens in between is seen by the fetch, or read again."""
+
+
+class LogWatch:
+    """Compares what offsets were committed with what the broker has. Methods block but for those that are awaited."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.replaced: Counter[str] = Counter()
+        """Partitions whose log was found to be another one, by topic."""
+        self.notes: dict[str, str] = {}
+        """What a person should know of it, by topic, for as long as this worker runs."""
+        self._told: dict[Where, bytes] = {}
+
+    # -- before and after a restore ---------------------------------------------------------------------------
+
+    def look(self, assignment: Iterable[Any]) -> None:
+        """Before anything is restored: the ids of all logs, and what committed offsets of ordinary topics mean in them.
+
+        StateError: a changelog is not the one that the committed offsets belong to. LogReplacedError: a person decides.
+        """
+        app, logs = self._app, self._app.consumer.logs
+        own = {topic for sync in app.syncs.values() for topic in (sync.topics.changelog, sync.topics.output)}
+        found = app.transport.log_ids({*own, *(tp.topic for tp in assignment)})
+        logs.speak_for({})
+        logs.anew, logs.ids = frozenset(), found
+        inputs = {sync.topics.input for sync in app.syncs.values()}
+        anew = set()
+        for tp in assignment:
+            if tp.topic in inputs or tp.topic in app.tables.changelog_topics:
+                continue
+            if self._judge(tuple(tp), b"") is Source.ANEW:
+                anew.add(tuple(tp))
+                self._tell(tuple(tp))
+        logs.anew = frozenset(anew)
+        for sync in app.syncs.values():
+            if not sync.has_states:
+                continue
+            topics = sync.topics
+            ids = [found.get(topic, b"") for topic in (topics.input, topics.changelog, topics.output)]
+            sync.states.identity = Identity(*ids)
+            for partition in {tp.partition for tp in assignment if tp.topic == topics.input}:
+                _, beside = self._committed((topics.input, partition))
+                if beside is not None:
+                    self._check_changelog(sync, partition, beside, has_record=False)
+
+    def settle(self, sync: Sync, keep_going: Callable[[], bool]) -> None:
+        """After a restore: what each partition's input means for its rows. Errors as with `look`."""
+        anew = set(self._app.consumer.logs.anew)
+        for state in sync.states:
+            if self._settle(sync, state, keep_going):
+                anew.add((sync.topics.input, state.partition))
+        self._app.consumer.logs.anew = frozenset(anew)
+
+    def speak(self) -> None:
+        """Everything is settled: from here on commits say what the states know."""
+        speakers = {
+            (sync.topics.input, state.partition): state.beside
+            for sync in self._app.syncs.values()
+            if sync.has_states
+            for state in sync.states
+        }
+        self._app.consumer.logs.speak_for(speakers)
+
+    def _settle(self, sync: Sync, state: PartitionState, keep_going: Callable[[], bool]) -> bool:
+        """Whether reading begins at the beginning, whatever was committed."""
+        where = (sync.topics.input, state.partition)
+        offset, beside = self._committed(where)
+        found, record = state.identity.source, state.table.partition_record
+        recorded = record["logs"].get(record["ordinal"], b"")
+        if beside is None:
+            self._check_changelog(sync, state.partition, None, has_record=bool(record["logs"]))
+        verdict = self._judge(where, recorded)
+        has_no_ids = record["row_format"] == OLD_ROW_FORMAT and offset is None
+        is_replaced = (
+            (beside is not None and beside.replaced)
+            or verdict is Source.ANEW
+            or (has_no_ids and not state.is_empty and state.highest_offset() >= self._bounds(where).end)
+        )
+        is_decided = beside is not None and beside.source == found != b""
+        is_other_log = is_replaced or is_other(recorded, found)
+        if is_other_log and sync.spec.on_replaced == "stop" and not is_decided:
+            raise self._undecided(where, 'and on_replaced = "stop"')
+        if beside is not None and beside.partial:
+            state.table.set_partial()
+        answer = state.assigned(self._generation(), is_group_new=offset is None, is_replaced=is_replaced)
+        if answer["replaced"]:
+            self._tell(where)
+        if state.is_empty and not record["last_epoch"]:
+            state.table.raise_epoch(self._highest_epoch(sync.topics.output, state.partition, keep_going))
+        return verdict is Source.ANEW
+
+    def _generation(self) -> int | None:
+        """Of the group, where nothing else fences an owner that is none any more."""
+        return None if self._app.consumer.is_fenced else int(self._app.consumer_generation_id)
+
+    def _highest_epoch(self, output: str, partition: int, keep_going: Callable[[], bool]) -> int:
+        """The highest epoch of any patch that is there: state without rows begins above it, whoever wrote it."""
+        highest = 0
+
+        def note(_topic: str, _partition: int, records: Records) -> None:
+            nonlocal highest
+            for index in range(len(records)):
+                try:
+                    highest = max(highest, decode_patch(records.value(index) or b"")["epoch"])
+                except ValueError:
+                    continue  # whatever it is, receivers do not take it for a patch either
+
+        self._app.transport.read_log({(output, partition): 0}, note, keep_going)
+        return highest
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def _committed(self, where: Where) -> tuple[int | None, Kept | None]:
+        found: tuple[int | None, Kept | None] = self._app.consumer.logs.committed.get(where, (None, None))
+        return found
+
+    def _bounds(self, where: Where) -> Bounds:
+        return Bounds(self._app.transport.log_start(*where), self._app.transport.open_end(*where))
+
+    def _judge(self, where: Where, recorded: bytes) -> Source:
+        """What the committed offset means. LogReplacedError: only a person knows."""
+        offset, beside = self._committed(where)
+        found = self._app.consumer.logs.ids.get(where[0], b"")
+        known = beside.source if beside is not None and beside.source else recorded
+        if offset is None or (known and known == found):
+            return Source.COUNTS
+        verdict = judge_source(offset, beside, recorded, found, self._bounds(where))
+        if verdict is Source.CAME_ALONG:
+            raise self._undecided(where, f"and offset {offset}, which the group has committed, can be one of either")
+        return verdict
+
+    def _undecided(self, where: Where, why: str) -> LogReplacedError:
+        return LogReplacedError(*where, why)
+
+    def _check_changelog(self, sync: Sync, partition: int, beside: Kept | None, *, has_record: bool) -> None:
+        changelog, source = sync.topics.changelog, sync.topics.source
+        found = sync.states.identity.changelog
+        fault = changelog_fault(beside, has_record, found, self._bounds((changelog, partition)))
+        if fault is not None:
+            raise StateError(
+                f"{changelog} partition {partition}: {fault}; rows of living keys are missing, and would be answered "
+                "with DELETE. Restore the topic, or stop all workers and run "
+                f"`streams state rebuild {source} --from-source`",
+                table=source,
+            )
+
+    def _tell(self, where: Where) -> None:
+        found = self._app.consumer.logs.ids.get(where[0], b"")
+        if self._told.get(where) == found:
+            return
+        self._told[where] = found
+        self.replaced[where[0]] += 1
+        self.notes[where[0]] = "the topic is another one than before: it is read from its beginning"
+        log.warning("log replaced: %s partition %d is another one than before: it is read from its beginning", *where)
+
+    # -- while it works ---------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Looks until the worker stops, every so often and whenever a fetch came to an end that is none."""
+        logs = self._app.consumer.logs
+        while not self._app.should_stop:
+            await logs.doubted(LOOK_S)
+            if self._app.rebalancing or not logs.ids:
+                continue  # the assignment that follows looks by itself
+            try:
+                found = await asyncio.to_thread(self._app.transport.log_ids, list(logs.ids))
+            except TransportError:
+                continue  # whoever needs the broker says that it is away
+            replaced = logs.replaced(found)
+            if replaced:
+                await self._go_over(replaced, found)
+
+    async def _go_over(self, replaced: set[str], found: Mapping[str, bytes]) -> None:
+        """Begins with the new logs under the old names, or ends the worker where that is not its to decide."""
+        tables = self._app.tables.changelog_topics
+        for sync in self._app.syncs.values():
+            topics = sync.topics
+            if topics.changelog in replaced:
+                await self._app.crash(
+                    StateError(
+                        f"{topics.changelog} was deleted and made anew while the worker ran: it lacks the rows of "
+                        f"living keys. Stop all workers and run `streams state rebuild {topics.source} --from-source`",
+                        table=topics.source,
+                    )
+                )
+                return
+            if topics.input in replaced and sync.spec.on_replaced == "stop":
+                await self._app.crash(self._undecided((topics.input, 0), 'and on_replaced = "stop"'))
+                return
+        consumer, transport = self._app.consumer, self._app.transport
+        moved = [tp for tp in consumer.assignment() if tp.topic in replaced and tp.topic not in tables]
+        try:
+            starts = await asyncio.to_thread(lambda: {tp: transport.log_start(*tp) for tp in moved})
+        except TransportError:
+            return  # not ready yet: the next look finds it again
+        log.warning("log replaced: %s made anew while the worker ran", ", ".join(sorted(replaced)))
+        for tp in moved:
+            self._tell(tuple(tp))
+        await consumer.begin_over(starts, found)
