@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.internal import api_implementation
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.runtime_version import VersionError
 
 from streams.errors import SchemaError
 
@@ -97,6 +98,13 @@ def _from_module(name: str, module: str) -> Descriptor:
         raise SchemaError(
             f"module {module} cannot be imported ({error}), expected the module that protoc generated for {name}; "
             "check `module` and that its directory is on PYTHONPATH",
+            type=name,
+        ) from error
+    except VersionError as error:
+        raise SchemaError(
+            f"module {module} was generated for another Protobuf runtime than this process has: {error} "
+            "Install the runtime that it wants, generate it with the protoc of this one, or give `descriptors`, a "
+            "FileDescriptorSet, which every runtime reads",
             type=name,
         ) from error
     except (AttributeError, TypeError) as error:

@@ -89,6 +89,18 @@ def test_a_module_that_does_not_do(module: str, said: str) -> None:
     assert module in str(raised.value)
 
 
+def test_a_module_for_another_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a newer protoc generated is named with the cure, instead of protobuf's own traceback."""
+    (tmp_path / "generated_tomorrow_pb2.py").write_text(
+        "from google.protobuf import runtime_version\n"
+        "runtime_version.ValidateProtobufRuntimeVersion(runtime_version.Domain.PUBLIC, 99, 0, 0, '', 'a.proto')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(SchemaError, match=r"generated_tomorrow_pb2 was generated for another .*99\.0\.0"):
+        load_message("acme.A", module="generated_tomorrow_pb2")
+
+
 def test_exactly_one_source(zoo: Path) -> None:
     """Both sources, or none, is a mistake in the settings."""
     with pytest.raises(SchemaError, match="got neither"):
