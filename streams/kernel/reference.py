@@ -121,12 +121,15 @@ def diff(message_class: type[Message], old: bytes, new: bytes, ignore: Sequence[
     found = _diff(descriptor_of(message_class), old, new)
     if found is None:
         return Difference("snapshot")
-    changes, data = found
+    changes, data, is_nameable = found
     if not changes:
         return Difference("none")
     inner = [path for change in changes for path in change.inside]
-    ignored = all(any(path == name or path.startswith(f"{name}.") for name in ignore) for path in inner)
-    return Difference("ignored" if ignored else "delta", tuple(change.path for change in changes), data)
+    if all(any(path == name or path.startswith(f"{name}.") for name in ignore) for path in inner):
+        return Difference("ignored", tuple(change.path for change in changes), data)
+    if not is_nameable:
+        return Difference("snapshot")
+    return Difference("delta", tuple(change.path for change in changes), data)
 
 
 def apply(message_class: type[Message], state: bytes, paths: Sequence[str], data: bytes) -> bytes:
@@ -316,8 +319,11 @@ def _fields(descriptor: Descriptor, data: bytes) -> tuple[dict[int, bytes], dict
     return known, last, unknown
 
 
-def _diff(descriptor: Descriptor, old: bytes, new: bytes) -> tuple[list[Change], bytes] | None:
-    """The paths and the partial message that lead from `old` to `new`; None: no path can say it."""
+def _diff(descriptor: Descriptor, old: bytes, new: bytes) -> tuple[list[Change], bytes, bool] | None:
+    """The paths and the partial message that lead from `old` to `new`, and whether paths may say it.
+
+    None: unknown fields differ, so that none can.
+    """
     before, before_last, before_unknown = _fields(descriptor, old)
     after, after_last, after_unknown = _fields(descriptor, new)
     if before_unknown != after_unknown:
@@ -325,26 +331,26 @@ def _diff(descriptor: Descriptor, old: bytes, new: bytes) -> tuple[list[Change],
     beside = {record.number for record in records(before_unknown)}
     changes: list[Change] = []
     data = b""
+    is_nameable = True
     for number in sorted({*before, *after}):
         if before.get(number) == after.get(number):
             continue
         field = descriptor.fields_by_number[number]
-        if beside & _together(field):
-            return None
+        is_nameable &= not beside & _together(field)
         inner = None
         if field.message_type is not None and not field.is_repeated and number in before and number in after:
             inner = _diff(field.message_type, before_last[number].value, after_last[number].value)
         if inner is None:
             changes.append(Change(field.name, (field.name,)))
             data += after.get(number, b"")
-        elif _type_in(field).startswith("google.protobuf."):
+        elif not inner[2] or _type_in(field).startswith("google.protobuf."):
             below = tuple(f"{field.name}.{path}" for change in inner[0] for path in change.inside)
             changes.append(Change(field.name, below))
             data += after[number]
         else:
             changes += [change.below(field.name) for change in inner[0]]
             data += wrapped(field, inner[1])
-    return changes, data
+    return changes, data, is_nameable
 
 
 def _type_in(field: FieldDescriptor) -> str:

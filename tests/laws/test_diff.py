@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 import xxhash
 from google.protobuf.descriptor import Descriptor
@@ -14,7 +16,7 @@ from streams._native import Schema
 from streams.kernel import reference
 from streams.kernel.messages import descriptor_of
 from streams.kernel.schema import field_table
-from tests.laws.mangle import WAYS, mangled
+from tests.laws.mangle import WAYS, mangled, undeclared_value
 from tests.laws.messages import TYPES, deterministic, histories, law, messages, schema_of
 from tests.protos import message_class
 
@@ -217,6 +219,25 @@ def test_ignored_paths(given_as: tuple[str, list[Message]], data: st.DataObject)
     native = Schema(field_table(descriptor_of(cls)), ignore)
     assert native.diff(old, new) == (difference.change, list(difference.paths), difference.data)
     assert difference.paths == plain.paths
+
+
+@law
+@given(pairs, seeds, st.data())
+def test_ignored_paths_beside_undeclared_values(
+    given_as: tuple[str, list[Message]], seed: int, data: st.DataObject
+) -> None:
+    """The same where values that a closed enum does not declare keep fields from being named."""
+    name, states = given_as
+    cls, kernel = message_class(name), schema_of(name)
+    tail = undeclared_value(descriptor_of(cls), Random(seed))
+    old, new = (kernel.canonicalise(canonical(name, state) + tail) for state in states)
+    if old is None or new is None or not kernel.native.is_canonical(old) or not kernel.native.is_canonical(new):
+        return
+    names = [field.name for field in descriptor_of(cls).fields]
+    ignore = data.draw(st.lists(st.sampled_from(names), max_size=len(names), unique=True))
+    difference = reference.diff(cls, old, new, ignore)
+    native = Schema(field_table(descriptor_of(cls)), ignore)
+    assert native.diff(old, new) == (difference.change, list(difference.paths), difference.data)
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -176,7 +176,8 @@ impl Schema {
         out.mask_bytes_max = new.len().max(MASK_BYTES_MIN);
         let root = Place { message: self.root(), ignored: Some(&self.ignored), depth: 0 };
         if !self.diff_message(root, old, new, out)? {
-            return Ok(Change::Snapshot);
+            let is_ignored = !out.unknown_differ && out.significant == 0;
+            return Ok(if is_ignored { Change::Ignored } else { Change::Snapshot });
         }
         Ok(match (out.paths, out.significant) {
             (0, _) => Change::None,
@@ -294,8 +295,10 @@ impl Schema {
             (true, true) => wire::put_varint(&mut out.data, field.tag as u64 + 1),
             (true, false) => wire::close_len(&mut out.data, start),
             (false, _) => {
+                // Beside unknown fields that stay as they are, what changed may be ignored all the same.
+                let ignored = place.is_ignored(field) || (!out.unknown_differ && out.significant == mark.significant);
                 out.rewind(mark);
-                out.add_path(field, place.is_ignored(field));
+                out.add_path(field, ignored);
                 out.data.extend_from_slice(is.bytes(new));
             }
         }
@@ -548,7 +551,15 @@ mod tests {
             (vec![int(10, 1), undeclared(10)], vec![undeclared(10)]),
         ] {
             assert_eq!(change(&old, &new), Ok(Change::Snapshot), "{old:02x?} {new:02x?}");
-            assert_eq!(delta(&[len(40, old.concat())], &[len(40, new.concat())]).0, "inner");
+            let (inner_old, inner_new) = ([len(40, old.concat())], [len(40, new.concat())]);
+            assert_eq!(delta(&inner_old, &inner_new).0, "inner");
+            let ignoring =
+                |ignore: &[&str], old: &[Vec<u8>], new: &[Vec<u8>]| diff_ignoring(ignore, old, new).map(|it| it.0);
+            let names = ["grade", "grades", "marks"];
+            assert_eq!(ignoring(&names, &old, &new), Ok(Change::Ignored));
+            let below = names.map(|name| format!("inner.{name}"));
+            let below: Vec<&str> = below.iter().map(String::as_str).collect();
+            assert_eq!(ignoring(&below, &inner_old, &inner_new), Ok(Change::Ignored));
         }
         let beside = |count| [int(1, count), int(15, 1), undeclared(15)];
         assert_eq!(delta(&beside(1), &beside(2)), ("count".into(), int(1, 2)), "another field may change");
