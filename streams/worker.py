@@ -193,6 +193,19 @@ class Guarded:
         if self.deliveries is not None and not lost:
             await self.deliveries.flush()
 
+    @property
+    def damaged(self) -> dict[str, int]:
+        """Records in topics of our own that are none, by topic."""
+        progress = self.deliveries.damaged if self.deliveries is not None else 0
+        owner, own = self.circuits.owner, self._settings.app.id
+        return {
+            **self.circuits.damaged,
+            self.circuits.topic: owner.ignored,
+            f"{own}-circuits-changelog": owner.damaged,
+            self._dictionary_topic: self.dictionaries.damaged,
+            f"{own}.progress": progress,
+        }
+
     def _produced(self, ok: bool) -> None:
         self.board.count(BROKER, "ok" if ok else "failed", 0)
 

@@ -69,7 +69,9 @@ class Circuits:
         self._options = WriterOptions(own.security, WRITE_TIMEOUT_MS)
         self._outcomes, self._circuits = outcomes_topic(own.app.id), circuits_topic(own.app.id)
         self._partitions = 1  # of the circuits
-        self._owner = Owner(own.circuit, clock)
+        self.damaged: Counter[str] = Counter()
+        """Records that are nothing, by topic; each was ignored."""
+        self.owner = Owner(own.circuit, clock)
         self._writer: Writer | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="circuits")
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,14 +89,14 @@ class Circuits:
         """Registers the agent, its table and GET /circuits."""
         # A table takes its codecs from its types, and only from them.
         types: Any = {"key_type": bytes, "value_type": bytes}
-        self._owner.table = self._app.Table(
+        self.owner.table = self._app.Table(
             "circuits", partitions=PARTITIONS, help="windows and states of targets' circuits", **types
         )
         topic = self._app.topic(self._outcomes, key_serializer="raw", value_serializer="raw", **types)
         self._app.agent(topic, name="circuits")(self._fold_all)
 
         async def circuits(view: Any, request: Any) -> Any:
-            return view.json({"circuits": self._board.view(), "owned": self._owner.targets})
+            return view.json({"circuits": self._board.view(), "owned": self.owner.targets})
 
         self._app.page("/circuits")(circuits)
 
@@ -123,7 +125,7 @@ class Circuits:
         create = asyncio.get_running_loop().create_task
         self._tasks = [
             create(self._every_report(self._report), name="report outcomes"),
-            create(self._every_report(self._owner.tick), name="circuits' time"),
+            create(self._every_report(self.owner.tick), name="circuits' time"),
             create(self._tell(), name="tell circuits"),
             create(self._follow(positions), name="follow circuits"),
         ]
@@ -132,7 +134,7 @@ class Circuits:
 
     def assign(self, partitions: set[int]) -> None:
         """Partitions of the outcomes that are this worker's after a rebalance; the table has their rows."""
-        self._owner.assign(partitions, self._app.consumer_generation_id)
+        self.owner.assign(partitions, self._app.consumer_generation_id)
 
     async def stop(self) -> None:
         """Ends; what was counted since the last report goes with this worker."""
@@ -151,17 +153,17 @@ class Circuits:
     async def _fold_all(self, stream: Any) -> None:
         """The agent's body: every report is folded into its target's circuit, which is kept in the table."""
         async for event in stream.events():
-            self._owner.fold(event.value, event.message.partition)
+            self.owner.fold(event.value, event.message.partition)
 
     async def _tell(self) -> None:
         """Writes changed circuits to their topic, for as long as it takes; never returns."""
         while True:
-            await self._owner.changed.wait()
-            targets, records = self._owner.untold()
+            await self.owner.changed.wait()
+            targets, records = self.owner.untold()
             failed = await self._write(self._circuits, records)
             if failed:
                 await asyncio.sleep(RETRY_PAUSE_S)
-                self._owner.tell(targets[index] for index in failed)
+                self.owner.tell(targets[index] for index in failed)
 
     # -- every worker -----------------------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ class Circuits:
         told: dict[str, Circuit] = {}
 
         def take(_topic: str, _partition: int, records: Records) -> None:
-            for circuit in _circuits(records):
+            for circuit in _circuits(records, self._circuits, self.damaged):
                 last = told.get(circuit.target)
                 if last is None or _pair(circuit) > _pair(last):
                     told[circuit.target] = circuit
@@ -208,7 +210,7 @@ class Circuits:
                     runs = await asyncio.to_thread(follower.fetch, FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS)
                     self._say(following, None)
                     for topic, partition, records, _ in runs:
-                        for circuit in _circuits(records):
+                        for circuit in _circuits(records, self._circuits, self.damaged):
                             self._take(circuit)
                         if len(records):
                             positions[topic, partition] = records.last_offset + 1
@@ -220,7 +222,7 @@ class Circuits:
                     await asyncio.to_thread(follower.close)
 
     def _take(self, circuit: Circuit) -> None:
-        self._owner.heard(circuit.target, _pair(circuit))
+        self.owner.heard(circuit.target, _pair(circuit))
         self._board.take(circuit)
 
     def _changed(self, target: str, old: str, new: str, reason: str) -> None:
@@ -272,12 +274,20 @@ def _pair(circuit: Circuit) -> tuple[int, int]:
     return circuit.generation, circuit.transition
 
 
-def _circuits(records: Records) -> list[Circuit]:
-    """The circuits in a batch; what is none is left out, and named."""
+def _circuits(records: Records, topic: str, damaged: Counter[str]) -> list[Circuit]:
+    """The circuits in a batch; what is none is left out, named and counted. A record without a value says nothing."""
     found: list[Circuit] = []
     for index in range(len(records)):
+        value = records.value(index)
+        if value is None:
+            continue
         try:
-            found.append(Circuit.FromString(records.value(index) or b""))
+            circuit = Circuit.FromString(value)
         except DecodeError:
-            log.warning("offset %d is no circuit, and is ignored", records.offset(index))
-    return [circuit for circuit in found if circuit.target]
+            circuit = Circuit()
+        if circuit.target:
+            found.append(circuit)
+        else:
+            damaged[topic] += 1
+            log.warning("%s: offset %d is no circuit, and is ignored", topic, records.offset(index))
+    return found

@@ -307,12 +307,17 @@ class Fleet:
 
     @classmethod
     def of_row(cls, settings: CircuitSettings, target: str, row: bytes, now_ms: int, age_ms: int = 0) -> Fleet:
-        """The circuit of a row that was written `age_ms` ago. StateError: a row of a newer release."""
-        if row[:1] != bytes([FORMAT]):
+        """The circuit of a row that was written `age_ms` ago. StateError: a row of a newer release.
+
+        ValueError and its like: it is no row.
+        """
+        if row[:1] > bytes([FORMAT]):
             raise StateError(
-                f"circuit {target}: its row has format {row[0] if row else 'nothing'}, expected {FORMAT}; it was "
-                "written by a newer release: upgrade this worker too"
+                f"circuit {target}: its row has format {row[0]}, expected {FORMAT}; it was written by a newer release: "
+                "upgrade this worker too"
             )
+        if row[:1] != bytes([FORMAT]):
+            raise ValueError(f"circuit {target}: a row without a format")
         said: Mapping[str, Any] = orjson.loads(row[1:])
         then_ms = now_ms - age_ms
         fleet = cls(settings, target, now_ms)

@@ -48,7 +48,10 @@ class Owner:
         self._kept_ms: dict[str, int] = {}  # when a row was written
         self._known: dict[str, tuple[int, int]] = {}
         self._untold: set[str] = set()
-        self._ignored = 0
+        self.ignored = 0
+        """Reports that are none, or beyond the targets that there may be."""
+        self.damaged = 0
+        """Stored rows that are none."""
 
     @property
     def targets(self) -> list[str]:
@@ -75,12 +78,12 @@ class Owner:
             report = Outcomes()
         usable = 0 < len(report.target) <= NAME_LENGTH_MAX and 0 < len(report.reporter) <= NAME_LENGTH_MAX
         if not usable or (report.target not in self._fleets and len(self._fleets) >= TARGETS_MAX):
-            self._ignored += 1
-            if self._ignored % COMPLAINT_EACH == 1:
+            self.ignored += 1
+            if self.ignored % COMPLAINT_EACH == 1:
                 log.warning(
                     "outcomes: %d records without a target and a reporter of at most %d characters, or beyond %d "
                     "targets, are ignored",
-                    self._ignored,
+                    self.ignored,
                     NAME_LENGTH_MAX,
                     TARGETS_MAX,
                 )
@@ -138,14 +141,19 @@ class Owner:
         if target in self._fleets:
             return self._fleets[target][1]
         row = self.table.get(target.encode())
-        if row is None:
-            fleet = Fleet(self._settings, target, now_ms)
-        else:
-            age_ms = max(self._clock.now_ms() - int.from_bytes(row[:STAMP_BYTES], "big"), 0)
-            fleet = Fleet.of_row(self._settings, target, row[STAMP_BYTES:], now_ms, age_ms)
+        fleet = self._restored(target, row, now_ms) if row is not None else Fleet(self._settings, target, now_ms)
         self._fleets[target] = (partition, fleet)
         self._take_over(target, fleet)
         return fleet
+
+    def _restored(self, target: str, row: bytes, now_ms: int) -> Fleet:
+        age_ms = max(self._clock.now_ms() - int.from_bytes(row[:STAMP_BYTES], "big"), 0)
+        try:
+            return Fleet.of_row(self._settings, target, row[STAMP_BYTES:], now_ms, age_ms)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            self.damaged += 1
+            log.warning("circuit %s: its stored row is none, and is ignored: it begins closed", target)
+            return Fleet(self._settings, target, now_ms)
 
     def _take_over(self, target: str, fleet: Fleet) -> None:
         known = self._known.get(target, (0, 0))

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from streams._native import RESERVED_PREFIX, Records
 from streams.delivery.feed import Feed
 from streams.delivery.outbox import Outbox
@@ -68,6 +70,8 @@ class Deliveries:
         self._asking: set[Place] = set()  # snapshots are being asked for: progress waits for that
         self._counts: dict[str, int] = {}  # partitions of the topics, since the start
         self._tasks: list[asyncio.Task[None]] = []
+        self.damaged = 0
+        """Records of the progress topic that are none."""
         for feed in self.feeds.values():
             feed.lost.append(self._lost)
 
@@ -167,13 +171,14 @@ class Deliveries:
         place = Place(each.route.name, topic, partition)
         first = await asyncio.to_thread(self._app.transport.log_start, topic, partition)
         self._generations[place] = known.generation if known is not None else 0
-        if known is not None and known.offset >= first:
+        end = await asyncio.to_thread(self._app.transport.log_end, topic, partition)
+        if known is not None and first <= known.offset <= end:
             position = known.offset
             self._written[place] = known.offset
         elif known is None and first == 0:
             position = 0  # every patch there ever was: each key begins with its snapshot
         else:
-            position = await asyncio.to_thread(self._app.transport.log_end, topic, partition)
+            position = end
             self._ask_for_all(each, place)
         each.route.assign(partition, position)
         each.feed.start(each.route.name, partition, position)
@@ -220,7 +225,9 @@ class Deliveries:
 
         def take(_topic: str, _partition: int, records: Records) -> None:
             for index in range(len(records)):
-                read = Progress.FromString(records.value(index) or b"")
+                read = self._read(records.value(index))
+                if read is None:
+                    continue
                 place = Place(read.target, read.topic, read.partition)
                 if place not in known or read.generation >= known[place].generation:
                     known[place] = read
@@ -228,6 +235,19 @@ class Deliveries:
         if start:
             self._app.transport.read_log(start, take, keep_going)
         return known
+
+    def _read(self, value: bytes | None) -> Progress | None:
+        """The progress in a record; None where it is none, which costs the target of that record alone."""
+        try:
+            read = Progress.FromString(value or b"")
+        except DecodeError:
+            read = Progress()
+        if read.target:
+            return read
+        if value is not None:
+            self.damaged += 1
+            log.warning("%s: a record is no progress, and is ignored", self._progress_topic)
+        return None
 
     async def _keep_progress(self, pause_s: float) -> None:
         while True:

@@ -92,6 +92,8 @@ class Dictionaries:
         self._publish = publish
         self._clock = clock
         self._held: dict[bytes, _Held] = {}  # by record key
+        self.damaged = 0
+        """Records of the topic that are none."""
         self._samples: dict[str, deque[bytes]] = {}
         self._tried_ms: dict[str, int] = {}
 
@@ -108,6 +110,7 @@ class Dictionaries:
             read = Dictionary()
         held = _Held(read)
         if not held.content or key != held.key or hashlib.sha256(held.content).digest() != held.sha256:
+            self.damaged += 1
             log.warning("a record of the dictionaries' topic is no dictionary, and is ignored")
             return
         self._held[key] = held

@@ -185,6 +185,15 @@ class Metrics(Collector):
         for topic, count in self._app.log_watch.replaced.copy().items():
             replaced.add_metric([topic], count)
         yield replaced
+        registry = self._app.declaring.registry
+        damaged = CounterMetricFamily(
+            "streams_records_damaged", "Records in topics of our own that are none, and were ignored", labels=["topic"]
+        )
+        guarded = self._app.guarded
+        found = {registry.topic: sum(registry.claims.counts.values()), **(guarded.damaged if guarded else {})}
+        for topic, count in found.items():
+            damaged.add_metric([topic], count)
+        yield damaged
 
     def _transactions(self) -> Iterator[Any]:
         ledger = self._app.consumer.ledger

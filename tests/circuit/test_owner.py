@@ -195,3 +195,16 @@ def test_what_is_no_report_is_ignored_and_named_now_and_then(
     assert ["outcomes: 1 records", "outcomes: 1001 records"] == [
         " ".join(record.getMessage().split()[:3]) for record in caplog.records
     ]
+
+
+@pytest.mark.parametrize(
+    "row", [b"", b"\x00", bytes(8), bytes(8) + b"\x01", bytes(8) + b"\x01{}", bytes(8) + b"\x01[1]"]
+)
+def test_a_stored_row_that_is_none_costs_itself(table: Table, clock: ManualClock, row: bytes) -> None:
+    """The circuit begins closed, and the next row is a whole one; the agent goes on."""
+    table[b"t"] = row
+    damaged = owner(table, clock)
+    fold(damaged, ok=1)
+
+    assert 1 == damaged.damaged
+    assert 0 == owner(table, clock).damaged

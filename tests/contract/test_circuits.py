@@ -104,7 +104,7 @@ async def test_every_worker_sees_a_trip_and_the_recovery(site: Site) -> None:
         print(f"{len(apps)} workers have seen the trip {time.monotonic() - began_s:.2f} s after the first failure")
         assert all(calls(app, "ok") == 0 for app in apps)
         await heal(site, apps)
-        owners = [app.guarded.circuits._owner.targets for app in apps if app.guarded is not None]
+        owners = [app.guarded.circuits.owner.targets for app in apps if app.guarded is not None]
 
     assert 1 == sum("t" in targets for targets in owners)
     states = [circuit.state for circuit in await told(site)]
@@ -140,7 +140,7 @@ async def test_a_window_survives_its_owner(site: Site) -> None:
         calls(apps[0], "failed", FAILED // 2)
         owner = apps[0].guarded
         assert owner is not None
-        await site.until(lambda: "t" in owner.circuits._owner.targets)
+        await site.until(lambda: "t" in owner.circuits.owner.targets)
     async with working(site, SLOW) as again:
         calls(again[0], "failed", FAILED - FAILED // 2)
         await until_all(site, again, state="open")

@@ -128,3 +128,26 @@ async def test_patches_and_counts_that_expired_do_not_keep_a_target_from_startin
             site.patches, Patch(key=b"d-1", kind=Patch.DELETE).SerializeToString(), key=b"d-1", partition=0
         )
         await site.until(lambda: app.guarded.deliveries.pending, delivering)
+
+
+async def test_bad_records_in_topics_of_our_own_cost_themselves(site: Site) -> None:
+    """Progress, circuits, dictionaries, outcomes, requests: what is none is counted, and the worker works."""
+    await site.create(partitions=1)
+    ids = f"fleet-{site.source}"
+    counts = {"progress": 1, "circuits": 1, "dictionaries": 1, "outcomes": 8}
+    for name, partitions in counts.items():
+        await site.create(f"{ids}.{name}", partitions=partitions)
+        for key in (b"", b"nobody", b"\xff"):
+            await site.write(f"{ids}.{name}", b"", b"\xff\xff", b"\x00" * 100, key=key, partition=0)
+    await site.create(site.resync, partitions=1)
+    await site.write(site.resync, b"\xff", b"", key=b"d-1", partition=0)
+    app = site.app()
+    app.sync(site.source, DeviceState)
+    app.target("nobody", url=NOWHERE, source=site.source, allow_private=True, compression="dictionary")
+    guarded = app.guarded
+    assert guarded is not None
+    async with site.running(app) as worker:
+        await site.send([STATE])
+        await site.records(site.patches, 1, worker)
+        await site.until(lambda: guarded.deliveries is not None and guarded.deliveries.pending, worker)
+        await site.until(lambda: all(guarded.damaged[f"{ids}.{name}"] >= 3 for name in counts), worker)
