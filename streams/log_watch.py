@@ -69,8 +69,11 @@ class LogWatch:
             sync.states.identity = Identity(*ids)
             for partition in {tp.partition for tp in assignment if tp.topic == topics.input}:
                 _, beside = self._committed((topics.input, partition))
-                if beside is not None:
-                    self._check_changelog(sync, partition, beside, has_record=False)
+                if beside is None:
+                    continue
+                if is_other(beside.source, ids[0]) and is_other(beside.changelog, ids[1]):
+                    raise self._undecided((topics.input, partition), "and so is its changelog, as on another cluster")
+                self._check_changelog(sync, partition, beside, has_record=False)
 
     def settle(self, sync: Sync, keep_going: Callable[[], bool]) -> None:
         """After a restore: what each partition's input means for its rows. Errors as with `look`."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 
 from streams.cli.groups import Place
 from streams.errors import Finding, SettingsError
-from streams.transport.identity import Kept, is_other, offset_metadata
+from streams.transport.identity import Bounds, Kept, is_other, offset_metadata
 
 __all__ = ["moves"]
 
 
-def moves(topic: str, found: bytes, places: Iterable[Place], start: str) -> list[tuple[int, int, str]]:
+def moves(
+    topic: str, found: bytes, places: Iterable[Place], start: str, changelog: bytes, rows: Mapping[int, Bounds]
+) -> list[tuple[int, int, str]]:
     """Partition, offset and what to keep beside it, of every partition; `start` is "committed" or "beginning".
 
-    SettingsError: there is no such topic, or a committed offset is not in it.
+    `changelog` is the id of the one that is there now, `rows` where its partitions begin and end: on another cluster it
+    is another one too, and believed; where it alone was replaced the worker goes on to refuse it. SettingsError: there
+    is no such topic, or a committed offset is not in it.
     """
     moved, findings = [], []
     for place in places:
@@ -29,6 +34,9 @@ def moves(topic: str, found: bytes, places: Iterable[Place], start: str) -> list
                 )
             )
         beside = place.beside or Kept(b"")
+        if is_other(beside.source, found) and is_other(beside.changelog, changelog):
+            there = rows.get(place.partition, Bounds(0, 0))
+            beside = dataclasses.replace(beside, changelog=changelog, begin=there.start, end=there.end)
         moved.append((
             place.partition,
             offset,

@@ -339,6 +339,11 @@ def replaced(
     have any more. What the rows know of the old log's offsets judges nothing any more; ids and sequences do.
     """
     settings = _settings(config, broker, set_, app_id)
-    moved = replacing.moves(topic, groups.ids(settings, [topic]).get(topic, b""), groups.places(settings, topic), start)
+    wanted = [SyncTopics.of(settings.app.id, sync.source, "", sync.partitioning) for sync in settings.sync]
+    own = next((each for each in wanted if each.input == topic), _topics(settings, topic))
+    ids = groups.ids(settings, [topic, own.changelog])
+    rows = {place.partition: place.bounds for place in groups.places(settings, own.changelog)}
+    places = groups.places(settings, topic)
+    moved = replacing.moves(topic, ids.get(topic, b""), places, start, ids.get(own.changelog, b""), rows)
     groups.move(settings, topic, moved)
     click.echo(f"{topic}: group {settings.app.id} goes on at {', '.join(f'{at}/{offset}' for at, offset, _ in moved)}")

@@ -21,6 +21,8 @@ from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site
 
+BOTH = ["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.long])]
+"""The tests that take longest on a broker: a group's members have to be missed first."""
 DEVICES = 5
 TYPE = "streams.demo.v1.DeviceState"
 
@@ -123,6 +125,7 @@ async def test_a_source_made_anew_under_a_worker_is_noticed(site: Site) -> None:
     assert not app.log_watch.notes
 
 
+@pytest.mark.parametrize("site", BOTH, indirect=True)
 async def test_the_operator_may_want_to_decide(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     """on_replaced = "stop": a worker does not start on another log until a command has said where it goes on."""
     await site.create(partitions=2)
@@ -146,6 +149,7 @@ async def test_the_operator_may_want_to_decide(site: Site, capsys: pytest.Captur
     assert expected(11) == await site.held()
 
 
+@pytest.mark.parametrize("site", BOTH, indirect=True)
 @pytest.mark.parametrize("start", ["committed", "beginning"])
 async def test_an_offset_that_came_along_stops_the_worker(site: Site, start: str) -> None:
     """A mirror that translates offsets: whether they are right nobody knows but its operator."""
@@ -172,6 +176,7 @@ async def test_an_offset_that_came_along_stops_the_worker(site: Site, start: str
     assert expected(6) == await site.held()
 
 
+@pytest.mark.parametrize("site", BOTH, indirect=True)
 @pytest.mark.parametrize("how", ["deleted", "emptied"])
 async def test_a_lost_changelog_is_not_worked_on(site: Site, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Found: the worker was ready, and answered requests for living keys with DELETE."""
@@ -198,6 +203,7 @@ async def test_a_lost_changelog_is_not_worked_on(site: Site, how: str, capsys: p
     assert 0 == await streams(site, "state", "verify", site.source)
 
 
+@pytest.mark.parametrize("site", BOTH, indirect=True)
 async def test_a_source_without_its_beginning_rebuilds_only_what_it_has(
     site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
