@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import signal
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from typing_extensions import override
 
 from streams import settings as settings_room
 from streams._native import keep_freed_memory
+from streams.agents import Rescue, named, told
 from streams.declaring import Declaring
-from streams.errors import Finding, SettingsError, StreamsError, TransportError
-from streams.kernel.messages import load_message
+from streams.errors import Finding, SettingsError, TransportError
 from streams.log_watch import LogWatch
 from streams.lookup.lookups import Found
 from streams.observe.health import Health
@@ -29,14 +28,18 @@ from streams.observe.metrics import Metrics
 from streams.options import Settings, SyncSettings, TargetSettings
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics
+from streams.transport.agent import Agent
 from streams.transport.assignor import Assignor
-from streams.transport.chunk import ChunkSchema, ChunkStream
+from streams.transport.chunk import ChunkSchema
 from streams.transport.credentials import Credentials
-from streams.worker import Guarded, by_topic, drain, opener, restore
+from streams.transport.replies import Replies
+from streams.transport.stream import ChunkStream
+from streams.worker import Guarded, by_topic, drain, message_of, opener, restore, transport_url
 
 __all__ = ["App"]
 
 log = logging.getLogger(__name__)
+log.addFilter(lambda record: not str(record.msg).startswith("Crashed reason"))  # mode's; who runs the app says it
 
 CHUNKS_QUEUED_MAX = 4
 """Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
@@ -46,14 +49,6 @@ PARTS_SHARE = 0.9
 """Of the drain timeout; the rest is for the stores and for Python's own end."""
 CLIENTS_CHECK_S = 5.0
 """How often the native clients are looked after; a token is read again only when most of its life is over."""
-
-
-def transport_url(broker: str) -> str:
-    """Faust's URL for a broker of ours: kafka://a:1,b:2 and embedded://dir become our transports' schemes."""
-    scheme, _, rest = broker.partition("://")
-    if scheme == "kafka":
-        return ";".join(f"streams+kafka://{host}" for host in rest.split(","))
-    return broker
 
 
 class App(faust.App):
@@ -89,7 +84,11 @@ class App(faust.App):
         self.guarded: Guarded | None = None
         self.declaring = Declaring(self, partial(opener, self))
         own = self.settings.app
+        self.rescue = Rescue(self, self.settings)
+        self.declared: dict[str, int] = {}
+        """Topics that are made at the start where they are missing, by their partitions."""
         options.setdefault("Stream", ChunkStream)
+        options.setdefault("Agent", Agent)
         options.setdefault("PartitionAssignor", Assignor)
         options.setdefault("topic_disable_leader", True)
         options.setdefault("stream_buffer_maxsize", 4096)
@@ -127,9 +126,9 @@ class App(faust.App):
         """An app with the syncs of a settings file and no code."""
         app = cls(settings.app.id, settings=settings)
         for spec in settings.sync:
-            app.add_sync(spec, _message(spec))
+            app.add_sync(spec, message_of(spec))
         for target in settings.target:
-            app.add_target(target, _message(target) if target.source else None)
+            app.add_target(target, message_of(target) if target.source else None)
         return app
 
     # -- the surface ------------------------------------------------------------------------------------------
@@ -138,6 +137,13 @@ class App(faust.App):
         """A topic whose agents receive chunks; what they send joins the chunk's transaction."""
         options.setdefault("maxsize", CHUNKS_QUEUED_MAX)
         return self.topic(*topics, schema=ChunkSchema(), acks=False, **options)
+
+    @override
+    def topic(self, *topics: str, partitions: int | None = None, **options: Any) -> Any:
+        """Faust's; with `partitions` it is made at the start where it is missing. One without must exist."""
+        if partitions and not options.get("internal"):
+            self.declared.update(dict.fromkeys(topics, partitions))
+        return super().topic(*topics, partitions=partitions, **options)
 
     def sync(self, source: str, message: type[Message], **options: object) -> Sync:
         """Differential sync of `source`: full states of `message` in, patches to `{source}.patches` out.
@@ -158,8 +164,8 @@ class App(faust.App):
         sync = Sync(self, spec, message, topics, self.settings.limits)
         self.syncs[spec.source] = sync
         if sync.rekey is not None:
-            self.agent(self.chunks(topics.source), name=f"rekey-{spec.source}")(sync.rekey.run)
-        self.agent(self.chunks(topics.input, topics.resync), name=f"sync-{spec.source}")(sync.run)
+            self.agent(self.chunks(topics.source), name=f"rekey-{spec.source}", vital=True)(sync.rekey.run)
+        self.agent(self.chunks(topics.input, topics.resync), name=f"sync-{spec.source}", vital=True)(sync.run)
         return sync
 
     def target(
@@ -256,23 +262,9 @@ class App(faust.App):
         try:
             await starting
         except Exception as error:  # noqa: BLE001 - whatever keeps the worker from starting is what ended it
-            self.failure = self.failure or self._named(error)
+            self.failure = self.failure or named(error, self.settings.app)
             return
         await self.wait_until_stopped()
-
-    def _named(self, error: Exception) -> Exception:
-        """What a user can do something about, in our words."""
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            own = self.settings.app
-            return SettingsError(
-                Finding(
-                    "app.web_port",
-                    f"{own.web_port}, which another process on {own.web_host} uses",
-                    "a free port",
-                    "set another one, for example in STREAMS_APP__WEB_PORT",
-                )
-            )
-        return error
 
     @override
     def on_rebalance_start(self) -> None:
@@ -357,18 +349,14 @@ class App(faust.App):
             positions = {(tp.topic, tp.partition): offset for tp, offset in committed.items()}
             await self.guarded.assign(by_topic(assignment), positions, keep_going)
 
-    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
-        """An agent that raised ends the worker: nothing of its chunk or event is committed, and it is read again."""
-        log.error("agent %s raised %s", agent.name, type(exc).__name__ if isinstance(exc, StreamsError) else repr(exc))
-        await self.crash(exc)
-        agent.supervisor._crash(exc)  # it is no child of anybody, and would start the agent again
+    @cached_property
+    @override
+    def _reply_consumer(self) -> Replies:
+        return Replies(self, loop=self.loop, beacon=self.beacon)
 
     @override
     async def crash(self, reason: BaseException) -> None:
+        reason = told(reason)
         self.failure = self.failure or reason
-        await super().crash(reason)
-
-
-def _message(spec: SyncSettings | TargetSettings) -> type[Message]:
-    """The message class that settings name."""
-    return load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None)
+        # In a task of its own: mode logs the exception that is being handled here, with all that it says.
+        await asyncio.create_task(super().crash(reason))

@@ -35,8 +35,9 @@ class Declaring:
 
         Runs in a thread, again until nothing is missing.
         """
-        waiting: list[str] = []
         app, replication = self._app, self._app.settings.app.replication
+        waiting = [name for name in app.declared if name not in existing]
+        create_topics(admin, [(name, app.declared[name], {}) for name in waiting], replication)
         # On the embedded log there is one process: only an output can have two owners, one after the other.
         if app.syncs or app.transport.open_tail is not None:
             create_topics(admin, self.registry.plans(existing), replication)

@@ -16,6 +16,7 @@
     ├── StateError                   exit 1   a table, its store or its changelog cannot be trusted
     ├── InputError                   exit 1   one record that cannot be processed; becomes a dead letter
     ├── LookupFailedError            exit 1   a look-up got no answer and holds none that is young enough
+    ├── UserCodeError            exit 1   an agent, a timer or a task of the app raised, and that ends the worker
     ├── ChunkClosed              exit 1   a send for a chunk that its agent has finished
     ├── ChunkAskError            exit 1   an agent of chunks asks another agent, and would wait for ever
     ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
@@ -66,6 +67,7 @@ __all__ = [
     "StreamsError",
     "TransportError",
     "UnknownTopicError",
+    "UserCodeError",
 ]
 
 EXIT_DONE = 0
@@ -311,6 +313,25 @@ class SchemaError(StreamsError):
         self.came = came
         self.wanted = wanted
         super().__init__(message)
+
+
+class UserCodeError(StreamsError):
+    """An agent, a timer or a task of the app raised, and that ends the worker.
+
+    `kind` is the type of what it raised. Its text is left out: it may hold what the record holds.
+    """
+
+    def __init__(
+        self, part: str, kind: str, where: str, topic: str = "", partition: int = -1, offset: int = -1
+    ) -> None:
+        self.part = part
+        self.kind = kind
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        place = f" at {topic} partition {partition} offset {offset}" if topic else ""
+        cure = "; mend it, or set app.on_error = letter and it is retried, then a dead letter" if topic else ""
+        super().__init__(f"{part} raised {kind}{where}{place}, which ends the worker{cure}")
 
 
 class ChunkClosed(StreamsError):  # noqa: N818 - the name is part of the surface

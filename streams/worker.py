@@ -24,19 +24,20 @@ from streams.delivery.dictionary import Dictionaries
 from streams.delivery.feed import Feed
 from streams.delivery.outbox import Outbox
 from streams.delivery.retry import Budget
-from streams.errors import Finding, SettingsError, TransportError
+from streams.errors import Finding, SettingsError, StreamsError, TransportError
 from streams.http import HttpClient
 from streams.identity.credential import Credential, Credentials
 from streams.identity.mtls import tls_files
+from streams.kernel.messages import load_message
 from streams.lookup.lookups import Found, Lookups
-from streams.options import Settings, TargetSettings
+from streams.options import Settings, SyncSettings, TargetSettings
 from streams.state.changelog import RestoreReport
 from streams.state.table import States
 from streams.sync.agent import Sync
 from streams.transport.follow import Follower, open_follower
 from streams.transport.tail import Positions
 
-__all__ = ["Guarded", "by_topic", "create_topics", "drain", "opener", "restore"]
+__all__ = ["Guarded", "by_topic", "create_topics", "drain", "message_of", "opener", "restore", "transport_url"]
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Guarded:
         if message is not None:
             topic = target.topic
             if all(order.settings.topic != topic for order in self._orders.values()):
-                self._app.agent(self._app.chunks(topic), name=f"delivery-{topic}")(self._agent(topic))
+                self._app.agent(self._app.chunks(topic), name=f"delivery-{topic}", vital=True)(self._agent(topic))
             self._orders[target.name] = Order(target, message)
 
     def _agent(self, topic: str) -> Callable[[Any], Any]:
@@ -249,6 +250,19 @@ class Guarded:
                     await asyncio.to_thread(follower.close)
 
 
+def transport_url(broker: str) -> str:
+    """Faust's URL for a broker of ours: kafka://a:1,b:2 and embedded://dir become our transports' schemes."""
+    scheme, _, rest = broker.partition("://")
+    if scheme == "kafka":
+        return ";".join(f"streams+kafka://{host}" for host in rest.split(","))
+    return broker
+
+
+def message_of(spec: SyncSettings | TargetSettings) -> type[Message]:
+    """The message class that settings name."""
+    return load_message(spec.message, descriptors=spec.descriptors or None, module=spec.module or None)
+
+
 def by_topic(assignment: Iterable[Any]) -> dict[str, set[int]]:
     """Partitions by their topic."""
     found: dict[str, set[int]] = {}
@@ -315,7 +329,9 @@ async def drain(app: Any, timeout_s: float) -> bool:
         log.warning("the worker has not stopped in time; what was not committed is read again after a restart")
         return False
     if stopping.cancelled() or stopping.exception() is not None:
-        reason = "it was cancelled" if stopping.cancelled() else repr(stopping.exception())
+        error = None if stopping.cancelled() else stopping.exception()
+        said = str(error) if isinstance(error, StreamsError) else type(error).__name__
+        reason = "it was cancelled" if error is None else said
         log.error("a part could not be stopped: %s; what was not committed is read again after a restart", reason)
         return False
     return True

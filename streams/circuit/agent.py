@@ -93,7 +93,7 @@ class Circuits:
             "circuits", partitions=PARTITIONS, help="windows and states of targets' circuits", **types
         )
         topic = self._app.topic(self._outcomes, key_serializer="raw", value_serializer="raw", **types)
-        self._app.agent(topic, name="circuits")(self._fold_all)
+        self._app.agent(topic, name="circuits", vital=True)(self._fold_all)
 
         async def circuits(view: Any, request: Any) -> Any:
             return view.json({"circuits": self._board.view(), "owned": self.owner.targets})

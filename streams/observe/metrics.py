@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Totals
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -79,6 +80,8 @@ COUNTERS = {
 }
 """The kernel's counters by its names. Counters `dead.REASON` become streams_dead_letters_total."""
 
+AGENTS = {"failures": Counter("streams_agent_failures", "Times that an agent raised on a record or a chunk of them")}
+
 DELIVERY_COUNTERS = {
     "patches": ("streams_delivered_patches", "Patches that targets took"),
     "requests": ("streams_delivery_requests", "Requests made, retries included"),
@@ -133,7 +136,10 @@ class Metrics(Collector):
         yield from self._worker()
         yield from self._partitions()
         yield from self._transactions()
-        yield from counters({topic: dict(sync.counts) for topic, sync in self._app.syncs.items()})
+        by_topic = {topic: Totals(sync.counts) for topic, sync in self._app.syncs.items()}
+        for topic, counts in self._app.rescue.counts.copy().items():
+            by_topic[topic] = by_topic.get(topic, Totals()) + counts
+        yield from counters(by_topic)
         yield from self._syncs()
         yield from self._targets()
 
@@ -285,7 +291,7 @@ def counters(by_topic: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetri
                 reason = name.removeprefix("dead.")
                 counter = Counter("streams_dead_letters", "Records that could not be processed, by reason", reason)
             else:
-                counter = COUNTERS.get(name) or Counter("streams_kernel_other", OTHER, name)
+                counter = COUNTERS.get(name) or AGENTS.get(name) or Counter("streams_kernel_other", OTHER, name)
             labels = ["topic", "reason"] if counter.reason else ["topic"]
             family = families.setdefault(counter.name, CounterMetricFamily(counter.name, counter.help, labels=labels))
             family.add_metric([topic, counter.reason] if counter.reason else [topic], count)

@@ -40,6 +40,28 @@ class AppSettings:
         "the promise of the house; at_least_once is for brokers without transactions",
         choices=("exactly_once", "at_least_once"),
     )
+    on_error: str = option(
+        "letter",
+        "what an agent that raises on a record costs: the record, as a dead letter once it takes others; or the worker",
+        "one bad record is not everybody's outage",
+        choices=("letter", "stop"),
+    )
+    error_retries: int = option(
+        5,
+        "how often a record that an agent raises on is tried again before it may become a dead letter",
+        "6 s with the pauses below: longer than a connection takes that was lost and is made anew",
+        least=0,
+        most=1_000,
+    )
+    error_backoff_ms: int = option(
+        200, "pause before the first of them; it doubles", "a second try at once meets the same", least=1
+    )
+    error_backoff_max_ms: int = option(
+        30_000,
+        "the longest pause, while an agent takes no record at all",
+        "a database that is back is found within this",
+        least=1,
+    )
     datadir: str = option("./data", "directory for local state; with several workers each has a sub-directory")
     workers: int = option(
         1, "processes on this machine", "one saturates a core; more than 64 is a typing error", least=1, most=64

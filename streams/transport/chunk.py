@@ -2,25 +2,23 @@
 
 An agent over `app.chunks(...)` receives chunks instead of single events. Everything it sends while it works on a chunk,
 and every keyed state it changed, belongs to that chunk and moves in one transaction with the chunk's offset. A chunk is
-finished when every agent that reads its topic has asked for the next one; it is abandoned when one of them raised.
+finished when every agent that reads its topic has asked for the next one. Each agent has a share of it: the same
+records, its own sends. An agent that raised is offered parts of them again, the others are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from faust.serializers.schemas import Schema
-from faust.streams import Stream
 from typing_extensions import override
 
 from streams._native import Records
+from streams.errors import ChunkClosed
 from streams.v1 import patch_pb2
 
-if TYPE_CHECKING:
-    from faust.types import EventT
-
-__all__ = ["Chunk", "ChunkSchema", "ChunkStream", "Output", "Participant", "Record"]
+__all__ = ["Chunk", "ChunkSchema", "Output", "Participant", "Record"]
 
 
 OUTPUT_BYTES = 64
@@ -102,6 +100,15 @@ class Record:
             self._patch = patch_pb2.Patch.FromString(self.value or b"")
         return self._patch
 
+    def changed(self, path: str) -> bool:
+        """Whether the patch names this field path, one above it or one below it, or carries the whole message.
+
+        A DELETE changes no field. Raises as `patch` does.
+        """
+        if self.patch.kind == patch_pb2.Patch.SNAPSHOT:
+            return True
+        return any(f"{path}.".startswith(f"{one}.") or one.startswith(f"{path}.") for one in self.patch.mask.paths)
+
 
 class Chunk:
     """Consecutive records of one partition.
@@ -112,7 +119,9 @@ class Chunk:
     """
 
     __slots__ = (
+        "agent",
         "begin",
+        "closed",
         "complete",
         "epoch",
         "finished",
@@ -127,6 +136,7 @@ class Chunk:
         "row_bytes",
         "topic",
         "turn",
+        "whole",
     )
 
     def __init__(
@@ -154,6 +164,11 @@ class Chunk:
         self.refused = ""
         """The topic that refused a record of this chunk, which has one record: a transaction of its own was too large
         for it. It cannot be processed as before."""
+        self.whole: Chunk | None = None
+        """The chunk that this is one agent's share of."""
+        self.agent = ""
+        self.closed = False
+        """The agent is done with it, or has failed: nothing joins it any more."""
 
     @property
     def nbytes(self) -> int:
@@ -172,6 +187,27 @@ class Chunk:
     def __repr__(self) -> str:
         return f"<Chunk {self.topic}/{self.partition} {self.records.first_offset}-{self.last}, {len(self)} records>"
 
+    def share(self, agent: str, first: int = 0, end: int | None = None) -> Chunk:
+        """These records for one agent, [first, end) or all of them, with sends of its own."""
+        end = len(self) if end is None else end
+        everything = (first, end) == (0, len(self))
+        records = self.records if everything else self.records.slice(first, end)
+        begin = self.records.offset(first - 1) + 1 if first else self.begin
+        share = Chunk(self.topic, self.partition, begin, records, generation=self.generation, epoch=self.epoch)
+        share.whole, share.agent = self, agent
+        share.turn, share.refused = self.turn, self.refused
+        return share
+
+    def take_in(self, share: Chunk) -> None:
+        """What an agent sent for its share belongs to this chunk."""
+        self.outputs.extend(share.outputs)
+        self.marks.extend(share.marks)
+        self.row_bytes += share.row_bytes
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ChunkClosed(self.agent, self.topic, self.partition, self.last)
+
     def send(
         self,
         topic: str,
@@ -182,7 +218,8 @@ class Chunk:
         partition: int = -1,
         timestamp_ms: int = -1,
     ) -> None:
-        """Adds one record to the chunk's transaction."""
+        """Adds one record to the chunk's transaction. ChunkClosed: the agent is done with it."""
+        self._check_open()
         last = self.outputs[-1] if self.outputs else None
         if last is None or (last.topic, last.partition) != (topic, partition):
             last = Output(topic, partition, Records())
@@ -190,7 +227,8 @@ class Chunk:
         last.records.append(key, value, headers, timestamp_ms)
 
     def send_records(self, topic: str, partition: int, records: Records) -> None:
-        """Adds a batch to the chunk's transaction; an empty batch adds nothing."""
+        """Adds a batch to the chunk's transaction; an empty batch adds nothing. ChunkClosed as with `send`."""
+        self._check_open()
         if len(records):
             self.outputs.append(Output(topic, partition, records))
 
@@ -222,50 +260,3 @@ class ChunkSchema(Schema[Any, Any]):
     @override
     async def decode(self, app: Any, message: Any, *, propagate: bool = False) -> Any:
         return app.create_event(None, message.value, message.headers, message)
-
-
-class ChunkStream(Stream[Any]):
-    """Stream that finishes an event only after the agent's body has finished it.
-
-    Faust acknowledges in a `finally`, an event whose agent raised included (trap: silent loss). Here the offset moves
-    when the agent asks for the next event and never otherwise.
-    """
-
-    app: Any  # its consumer is ours
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        iterator: AsyncGenerator[Any, None]
-        if isinstance(getattr(self.channel, "schema", None), ChunkSchema):
-            iterator = self._chunks()
-        else:
-            iterator = self._events()
-        self._active_agens.add(iterator)
-        return iterator
-
-    async def _chunks(self) -> AsyncGenerator[Any, None]:
-        self.enable_acks = False
-        async for chunk in super().__aiter__():
-            event = self.current_event
-            if event is None or not self.app.consumer.is_current(chunk):
-                continue
-            # Faust counts the agents that a message went to when it hands it out: the only moment that is certain.
-            readers = event.message.refcount
-            self.app.consumer.pace.begun(chunk)
-            yield chunk
-            await self.app.consumer.chunk_done(chunk, readers)
-
-    async def _events(self) -> AsyncGenerator[Any, None]:
-        inner = super().__aiter__()
-        while True:
-            # take() and its siblings switch acks off and acknowledge by themselves: leave them alone.
-            acking, self.enable_acks = self.enable_acks, False
-            try:
-                value = await anext(inner)
-            except StopAsyncIteration:
-                return
-            finally:
-                self.enable_acks = acking
-            event: EventT[Any] | None = self.current_event
-            yield value
-            if acking and event is not None:
-                await self.ack(event)

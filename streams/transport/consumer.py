@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from faust.transport import base
 from faust.types import TP, ConsumerMessage
+from typing_extensions import override
 
 from streams.errors import StateError, TransportError
 from streams.transport.allowance import Allowance, Fault
@@ -53,6 +54,18 @@ class ChunkConductor(base.Conductor):
         """How many agents read the topic here."""
         return len(self._topic_name_index.get(topic, ()))
 
+    @override
+    def _update_tp_index(self, assigned: set[TP]) -> None:
+        """Leaves out topics that nobody iterates over where somebody does.
+
+        Faust subscribes to the topic of answers by one object and reads it by another: the first counted as a reader
+        that acknowledged nothing, and its queue would have stopped everything once it was full.
+        """
+        super()._update_tp_index(assigned)
+        for tp, topics in self._tp_index.items():
+            read = {topic for topic in topics if getattr(topic, "is_iterator", True)}
+            self._tp_index[tp] = read or topics
+
 
 class ChunkConsumer:
     """Mixin in front of a Faust consumer class."""
@@ -76,6 +89,8 @@ class ChunkConsumer:
         self._rewinds: list[Rewind] = []
         self.outcomes: list[Callable[[bool], None]] = []
         """Told of every unit whether the broker took it."""
+        self.held_back: set[TP] = set()
+        """Partitions that nothing more is fetched of for now. Faust's pause would drop what is on its way as well."""
         self.pace = Pace()
         self.stops = Stops()
         self.failing = Failing(self.transport.reasons)
@@ -127,11 +142,14 @@ class ChunkConsumer:
         tp = TP(chunk.topic, chunk.partition)
         return chunk.epoch == self.epoch and self.stops.admits(tp, chunk.begin, chunk.turn)
 
-    async def chunk_done(self, chunk: Chunk, readers: int) -> None:
-        """An agent has finished the chunk; the last of its `readers` hands it to the pipeline."""
+    async def chunk_done(self, share: Chunk, readers: int) -> None:
+        """An agent has finished its share of a chunk; the last of its `readers` hands the chunk to the pipeline."""
+        chunk = share.whole or share
         chunk.finished += 1
         if not self.is_current(chunk):
             return
+        if chunk is not share:
+            chunk.take_in(share)
         self._turns.enter(chunk)
         if chunk.finished < readers:
             return
@@ -221,6 +239,7 @@ class ChunkConsumer:
     def forget_deliveries(self, tps: Iterable[TP] | None = None) -> None:
         """Positions are about to change: what was delivered before does not count any more."""
         self.pace.forget(tps)
+        self.held_back.difference_update(list(self.held_back) if tps is None else tps)
         if tps is None:
             self._order.clear()
             self._acked.clear()  # type: ignore[attr-defined]

@@ -97,6 +97,10 @@ class Transport(base.Transport):
             wanted["cleanup.policy"] = "compact"
         await asyncio.to_thread(self.log.declare, topic, partitions, wanted)
 
+    def make_topic(self, name: str, like: str, config: Mapping[str, str], replication: int) -> None:
+        """Makes a topic with the partitions of another where it is missing; there is nothing to replicate. Blocks."""
+        self.log.declare(name, self.log.log.partitions(like) or 0, config)
+
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
         """Returns when every topic exists: those that do not are made here."""
 

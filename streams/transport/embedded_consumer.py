@@ -146,7 +146,8 @@ class Consumer(ChunkConsumer, base.Consumer):
         if not self.flow_active:
             return {}
         wanted = self._assigned if active_partitions is None else active_partitions
-        positions = {tp: self._positions[tp] for tp in sorted(wanted) if tp in self._positions and tp not in self.stops}
+        held = {*self.held_back, *(tp for tp, _ in self.stops)}
+        positions = {tp: self._positions[tp] for tp in sorted(wanted - held) if tp in self._positions}
         if not positions:
             await self.sleep(UNPLACED_PAUSE_S)
             return {}
@@ -159,6 +160,10 @@ class Consumer(ChunkConsumer, base.Consumer):
                 self._positions[tp] = records.last_offset + 1
                 out[tp] = self.split(tp, positions[tp], records, generation, epoch)
         return out
+
+    def release(self, tps: Iterable[TP]) -> None:
+        """These partitions are fetched again."""
+        self.held_back.difference_update(tps)
 
     def _fetch(self, positions: Mapping[TP, int]) -> list[tuple[TP, Records]]:
         """Waits for records and reads some; partitions take turns. Runs in the reading thread."""

@@ -175,7 +175,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             raise ConsumerStoppedError
         if not self.consumer.flow_active:
             return {}
-        wanted = {tp for tp in (self.assignment() if active is None else active) if tp not in self.consumer.stops}
+        held = {*self.consumer.held_back, *(tp for tp, _ in self.consumer.stops)}
+        wanted = set(self.assignment() if active is None else active) - held
         epoch, generation = self.consumer.epoch, self.app.consumer_generation_id
         # aiokafka believes that nobody reads and leaves the group after max_poll_interval, unless told of each fetch.
         with consumer._fetcher._subscriptions.fetch_context():

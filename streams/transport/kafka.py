@@ -13,7 +13,6 @@ from typing import Any
 
 import aiokafka
 from aiokafka.errors import KafkaError as ProtocolError
-from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
@@ -23,11 +22,11 @@ from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
 from streams.errors import StreamsError, TransportError
 from streams.options import Settings
 from streams.transport.clients import NativeClients
-from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics
+from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics, refuse_topic
 from streams.transport.credentials import Credentials
 from streams.transport.expiry import Expiry
 from streams.transport.fetcher import ConsumerThread
-from streams.transport.joining import join_chunk
+from streams.transport.kafka_producer import Producer, bootstrap
 from streams.transport.ledger import KafkaLedger, named
 from streams.transport.logs import Logs
 from streams.transport.pipeline import Unit
@@ -47,11 +46,6 @@ TOPIC_POLL_S = 0.25
 RENEW_PAUSE_S = 1.0
 GROUP_CHECK_S = 1.0
 """A heartbeat may wait for the last error to be looked at; well below any session's time-out."""
-
-
-def bootstrap(transport: Any) -> str:
-    """The brokers of a Faust transport URL in librdkafka's form."""
-    return ",".join(driver.server_list(transport.url, transport.default_port))
 
 
 class Consumer(ChunkConsumer, driver.Consumer):
@@ -128,6 +122,11 @@ class Consumer(ChunkConsumer, driver.Consumer):
     @override
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         super().resume_partitions(tps)
+        self._thread.wake()
+
+    def release(self, tps: Iterable[TP]) -> None:
+        """These partitions are fetched again."""
+        self.held_back.difference_update(tps)
         self._thread.wake()
 
     @override
@@ -220,34 +219,6 @@ class Consumer(ChunkConsumer, driver.Consumer):
             else:
                 self.transport.reasons.pop("broker", None)
                 return
-
-
-class Producer(driver.Producer):
-    """Faust's producer; a send from an agent that works on a chunk joins the chunk's transaction."""
-
-    @override
-    async def send(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: float | None,
-        headers: Any,
-        *,
-        transactional_id: str | None = None,
-    ) -> Any:
-        joined = join_chunk(topic, key, value, partition, timestamp, headers)
-        if joined is not None:
-            return joined
-        return await super().send(topic, key, value, partition, timestamp, headers, transactional_id=transactional_id)
-
-    @override
-    async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await (await self.send(*args, **kwargs))
-        except ProtocolError as error:
-            raise ProducerSendError(f"Error while sending: {error!r}") from error
 
 
 class Transport(driver.Transport):
@@ -375,6 +346,20 @@ class Transport(driver.Transport):
             self.reasons["token"] = str(error)  # what writes it may mend it; brokers take the last one until it expires
         else:
             self.reasons.pop("token", None)
+
+    def make_topic(self, name: str, like: str, config: Mapping[str, str], replication: int) -> None:
+        """Makes a topic with the partitions of another where it is missing. TransportError: it is refused. Blocks."""
+        try:
+            admin = self.clients.open(KafkaAdmin)
+            existing = admin.topics(METADATA_TIMEOUT_MS)
+            if name in existing:
+                return
+            plan = (name, existing.get(like, 1), replication, dict(config))
+            ((_, problem),) = admin.create_topics([plan], METADATA_TIMEOUT_MS)
+        except KafkaError as error:
+            raise named(error, f"topic {name}") from error
+        if problem is not None:
+            raise refuse_topic(name, problem)
 
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
         """Returns when every topic exists. Faust ignores one that does not, for five minutes, and says OK meanwhile."""

@@ -41,6 +41,10 @@ class Pace:
         """An agent takes the chunk into its hands."""
         self._at_work[TP(chunk.topic, chunk.partition)] = chunk
 
+    def tried(self, topic: str) -> None:
+        """An agent was offered something again: that is work, though nothing moves."""
+        self._finished[topic] += 1
+
     def finished(self, positions: Mapping[tuple[str, int], int]) -> None:
         """These next offsets are committed, or will be without anybody's doing."""
         for (topic, partition), offset in positions.items():

@@ -92,41 +92,6 @@ async def _alarmed(site: Site, alarms: str) -> dict[bytes, list[int]]:
     return found
 
 
-async def test_an_agent_that_raises_commits_nothing_of_its_chunk(site: Site) -> None:
-    """The worker ends with what the agent raised; the next one gets the same records, and nothing came out twice."""
-    numbers, doubled = site.source, f"{site.source}-doubled"
-    await site.create(numbers, doubled)
-    values = [str(number).encode() for number in range(40)]
-    await site.write(numbers, *values, partition=1)
-    with pytest.raises(ZeroDivisionError):
-        async with site.running(_doubling(site, numbers, doubled, raises_at=30)) as worker:
-            await asyncio.wait_for(worker, 30)
-    after_failure = await site.read(doubled)
-    app = _doubling(site, numbers, doubled, raises_at=None)
-    async with site.running(app) as worker:
-        after_success = await site.records(doubled, len(values), worker)
-
-    assert [] == after_failure
-    assert [str(2 * number).encode() for number in range(40)] == [one.value for one in after_success]
-    assert after_success == await site.read(doubled)
-
-
-def _doubling(site: Site, numbers: str, doubled: str, *, raises_at: int | None) -> App:
-    app = site.app()
-    topic = app.topic(doubled, value_type=bytes, value_serializer="raw")
-
-    @app.agent(app.chunks(numbers))
-    async def double(stream: Any) -> None:
-        async for chunk in stream:
-            for record in chunk:
-                number = int(record.value)
-                if number == raises_at:
-                    raise ZeroDivisionError
-                await topic.send(value=str(2 * number).encode(), partition=0)
-
-    return app
-
-
 async def test_ordinary_agents_and_tables_beside_a_sync(site: Site, seed: int) -> None:
     """Plain Faust works unchanged: an agent that counts in a table, which a second worker restores."""
     words, states = f"{site.source}-words", history(seed, events=60)

@@ -3,8 +3,9 @@
 The points lie around what the product calls (its producer, its store), so that no line of the product knows of them.
 Environment: FAULT_SOURCE and FAULT_STATE describe the sync. FAULT_AT=point:count kills the process without a word when
 it comes to that point for the count-th time, or freezes it where FAULT_SIGNAL=SIGSTOP. FAULT_COPIES names a topic into
-which a second agent copies every event's offset; FAULT_RAISE=count lets that agent raise in its count-th chunk,
-FAULT_SLOW_S lets it take so long for each. FAULT_TARGETS: receivers of the patches, name=url, separated by blanks.
+which a second agent copies every event's offset; FAULT_BAD=n lets that agent raise on every n-th offset, always,
+FAULT_AWAY_S on every record for so long from its third chunk on, FAULT_SLOW_S lets it take so long for each chunk.
+FAULT_TARGETS: receivers of the patches, name=url, separated by blanks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
 from typing import Any
 
@@ -85,17 +87,22 @@ for given in os.environ.get("FAULT_TARGETS", "").split():
     app.target(name, source=source, url=url, allow_private=True, linger_ms=5)
 
 if copies := os.environ.get("FAULT_COPIES"):
-    raise_at = int(os.environ.get("FAULT_RAISE", "0"))
+    bad = int(os.environ.get("FAULT_BAD", "0"))
+    away_s = float(os.environ.get("FAULT_AWAY_S", "0"))
+    away_until_s = 0.0
     slow_s = float(os.environ.get("FAULT_SLOW_S", "0"))
 
     @app.agent(app.chunks(source), name="copies")
     async def copy(stream: Any) -> None:
         """Sends one record per event in the chunk's transaction."""
+        global away_until_s
         seen = 0
         async for chunk in stream:
             seen += 1
+            if seen == 3 and not away_until_s:
+                away_until_s = time.monotonic() + away_s
             await asyncio.sleep(slow_s)
-            for number, record in enumerate(chunk):
-                if seen == raise_at and number == len(chunk) // 2:
-                    raise RaisedError("in the middle of a chunk")
+            for record in chunk:
                 chunk.send(copies, partition=chunk.partition, key=record.key, value=str(record.offset).encode())
+                if (bad and record.offset % bad == bad - 1) or time.monotonic() < away_until_s:
+                    raise RaisedError("what a record holds")

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from streams.client.broker import ReaderOptions
+from streams.client.connect import open_reader
 from streams.client.producer import Producer
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.settings import parse
+from streams.v1.patch_pb2 import Patch
 from tests.broker import Broker
 from tests.journeys.process import ROOT, Worker, streams
 
@@ -91,7 +94,7 @@ async def test_the_code_runs(kafka: Broker, tmp_path: Path, capsys: pytest.Captu
     for name, text in files().items():
         moved = text.replace('"fleet"', '"fleet-code"').replace('"devices', '"devices-code')
         (tmp_path / name).write_text(moved.replace("127.0.0.1:9092", kafka.bootstrap))
-    kafka.create_topics("devices-code", "alarms", partitions=2)
+    kafka.create_topics("devices-code", partitions=2)
     spec = importlib.util.spec_from_file_location("billing", tmp_path / "billing.py")
     assert spec is not None
     assert spec.loader is not None
@@ -103,6 +106,7 @@ async def test_the_code_runs(kafka: Broker, tmp_path: Path, capsys: pytest.Captu
             for battery in (0.5, 0.25):
                 state = DeviceState(device_id="d-17", battery=battery, model="m" * 50, region="eu")
                 await producer.send("devices-code", state, key=state.device_id)
+        alarms = await asyncio.to_thread(_alarms, kafka.url)
         following = asyncio.create_task(billing.follow(kafka.url))
         printed = ""
         for _ in range(120):
@@ -112,8 +116,25 @@ async def test_the_code_runs(kafka: Broker, tmp_path: Path, capsys: pytest.Captu
                 break
         following.cancel()
 
+    assert [1, 2] == alarms  # the app made the topic, and a patch of every size rings
     assert "battery: 0.25" in printed
     assert "('battery',)" in printed
+
+
+def _alarms(broker: str) -> list[int]:
+    """The revisions that rang, once there are two."""
+    reader = open_reader(broker, "alarms", ReaderOptions(start="earliest"))
+    rang: list[int] = []
+    try:
+        for _ in range(120):
+            if len(rang) >= 2:
+                break
+            for run in reader.fetch(100, 250):
+                values = [run.records.value(index) or b"" for index in range(len(run.records))]
+                rang += [Patch.FromString(value).revision for value in values]
+    finally:
+        reader.close()
+    return rang
 
 
 async def _settled(broker: str) -> None:

@@ -41,7 +41,8 @@ async def low_battery(stream: Any) -> None:
             assert_type(record.offset, int)
             assert_type(record.timestamp, float)
             assert_type(record.headers, list[tuple[str, bytes | None]])
-            if "battery" in record.patch.mask.paths:
+            assert_type(record.changed("battery"), bool)
+            if record.changed("battery"):
                 await alarms.send(key=record.key, value=record.value)
 
 

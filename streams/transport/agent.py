@@ -1,0 +1,123 @@
+"""The agent of this transport: its body is run again after it raised, and is offered again what it raised on.
+
+Faust marks the actor as crashed, which logs what was raised with all that it says, and acknowledges the event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Awaitable
+from typing import Any, cast
+
+import faust
+from faust.agents import current_agent
+from typing_extensions import override
+
+from streams.errors import ChunkAskError, StreamsError, UserCodeError
+from streams.transport.desk import Desk, Failure, kind_of, line_of
+from streams.transport.joining import joins
+
+__all__ = ["Agent"]
+
+log = logging.getLogger(__name__)
+
+PAUSE_S = 1.0
+"""Before an agent of a local channel is run again: what it raised on is gone with its channel's queue anyway."""
+
+
+class Agent(faust.Agent):
+    """An agent; `vital`: a part of ours, which ends the worker when it raises, whatever app.on_error says."""
+
+    app: Any  # ours
+
+    def __init__(self, fun: Any, *, app: Any, vital: bool = False, **options: Any) -> None:
+        self._vital = vital
+        super().__init__(fun, app=app, **options)
+
+    @override
+    def info(self) -> Any:
+        return {**super().info(), "vital": self._vital}
+
+    @override
+    def stream(self, *args: Any, **kwargs: Any) -> Any:
+        stream: Any = super().stream(*args, **kwargs)
+        stream.belong(self.name)
+        return stream
+
+    @override
+    async def ask(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_asking()
+        return await super().ask(*args, **kwargs)
+
+    @override
+    def _barrier_send(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_asking()
+        return super()._barrier_send(*args, **kwargs)
+
+    def _check_asking(self) -> None:
+        asking = current_agent()
+        if joins():
+            raise ChunkAskError(asking.name if asking is not None else "", self.name)
+
+    @override
+    async def _execute_actor(self, coro: Any, aref: Any) -> None:
+        await super()._execute_actor(self._kept_at_work(coro, aref), aref)
+
+    async def _kept_at_work(self, coro: Awaitable[None], aref: Any) -> None:
+        """Runs the body until its stream ends, again whenever it raised."""
+        processors = list(aref.stream._processors)
+        desk: Desk | None
+        while True:
+            end: Exception | None = None
+            failure: Failure | None = None
+            try:
+                await coro
+            except asyncio.CancelledError:
+                if (desk := aref.stream.get_active_stream().desk) is not None:
+                    desk.interrupted()
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the worker must not die of it, nor say it
+                desk = aref.stream.get_active_stream().desk
+                if desk is None:
+                    log.warning("agent %s raised %s%s, run again", self.name, kind_of(error), line_of(error))
+                elif desk.fault is not None or self._vital or self.app.rescue.stops:
+                    end = self._end(desk, desk.fault or error)
+                else:
+                    failure = desk.failure(error)
+                    desk.raised(failure)
+            else:
+                if (desk := aref.stream.get_active_stream().desk) is not None:
+                    await desk.left()
+                return
+            if end is not None:
+                await self.app.crash(end)
+                self.supervisor._crash(end)  # it is no child of anybody, and would start the agent again
+                return
+            if desk is None:
+                await asyncio.sleep(PAUSE_S)
+            else:
+                if failure is not None and failure.place is None:
+                    await desk.rest()
+                if desk.ended:
+                    return
+            coro = self._again(aref, processors)
+
+    def _end(self, desk: Desk, error: Exception) -> Exception:
+        """What ends the worker: an error of our own parts as it is, what else was raised by its type alone."""
+        if isinstance(error, StreamsError) and (self._vital or error is desk.fault):
+            return error
+        failure = desk.failure(error)
+        place = failure.place
+        where = failure.where + (f": {failure.said}" if failure.said else "")
+        return UserCodeError(f"agent {self.name}", failure.kind, where, *(place or ()))
+
+    def _again(self, aref: Any, processors: list[Any]) -> Awaitable[None]:
+        """The body anew, on the stream that it read last: one that was derived is not derived again."""
+        stream = aref.stream.get_active_stream()
+        if stream is aref.stream:
+            stream._processors[:] = processors
+        aref.it = self.fun(stream)
+        if isinstance(aref.it, AsyncIterable):
+            return self._slurp(aref, aiter(aref))
+        return cast("Awaitable[None]", aref)

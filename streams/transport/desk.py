@@ -1,0 +1,393 @@
+"""What one actor of an agent has before it: events in their order, what it raised on, and what waits behind that.
+
+The agent's body is run again after it raised (see `agent`); what it is offered then is decided by `course`. While a
+partition waits its later events are kept here, and no more of them are fetched; those of other partitions go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from faust.exceptions import Skip
+from faust.types import TP
+
+from streams._native import Records
+from streams.errors import StreamsError, TransportError
+from streams.transport.chunk import Chunk, Output
+from streams.transport.course import Course, Done, Letter, Pause, Rules, Run, Trial
+from streams.transport.inbox import Inbox
+from streams.transport.work import Place, Work
+
+__all__ = ["Desk", "Failure", "Rescue", "kind_of", "line_of"]
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""How often a pause is left to see whether the partitions are still this worker's."""
+HELD_MAX = 2
+"""Events behind one that waits before no more of its partition are fetched: what is on its way comes all the same, a
+fetch and a queue of it at most. Two, so that there is another to try when one of them is at fault too."""
+TRIALS_MAX = 100
+"""Events behind one that waits that are looked at for another try: enough to find a good one among bad ones."""
+KIND_CHARS_MAX = 200
+"""Of the name of an error's type: those of the libraries have 60 at most."""
+
+
+Gather = Callable[[Any], Awaitable[Work | None]]
+"""Makes a work, the first event of which is given; None: it waits behind another."""
+
+
+class Failure(NamedTuple):
+    """What an agent raised, and on what. Never its text: it may hold what the record holds."""
+
+    agent: str
+    kind: str
+    place: Place | None
+    said: str
+    """The text of an error of ours, which holds no payload; else nothing."""
+    where: str
+    """The line of code, without values."""
+
+
+class Rescue(Protocol):
+    """What the app does about agents that raise."""
+
+    rules: Rules
+
+    async def letter(self, records: Records, index: int, failure: Failure) -> Output:
+        """The dead letter of a record, for its topic, which exists. StreamsError: not now."""
+        ...
+
+    def count(self, topic: str, what: str) -> None:
+        """One more failure, or letter, of this topic's agents."""
+        ...
+
+
+def kind_of(error: BaseException) -> str:
+    """The type of an error, by its full name."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return name[:KIND_CHARS_MAX]
+
+
+class _Offer(NamedTuple):
+    """A part of a work in the agent's hands."""
+
+    work: Work
+    first: int
+    end: int
+    trouble: _Trouble | None = None
+    trial: bool = False
+
+
+class _Trouble:
+    """A work that the agent raised on."""
+
+    def __init__(self, work: Work, rules: Rules) -> None:
+        self.work = work
+        self.course = Course(rules, len(work))
+        self.held: deque[Any] = deque()
+        self.failure: Failure | None = None
+        self.reason = ""
+
+    def others(self, sample: Work | None) -> int:
+        """Records that the agent may be tried with: those behind the one that is next, last one that it took before."""
+        behind = len(self.work) - self.course.first - 1
+        return behind + sum(_size(event) for event in islice(self.held, TRIALS_MAX)) + (sample is not None)
+
+    def trial(self, ahead: int, make: Callable[[Any], Work], sample: Work | None) -> _Offer:
+        """A record so many places further on: of this work, of what is held behind it, or the one taken before."""
+        index = self.course.first + 1 + ahead
+        if index < len(self.work):
+            return _Offer(self.work, index, index + 1, self, trial=True)
+        index -= len(self.work)
+        for event in islice(self.held, TRIALS_MAX):
+            if index < _size(event):
+                work = make(event)
+                work.set_aside()
+                return _Offer(work, index, index + 1, self, trial=True)
+            index -= _size(event)
+        assert sample is not None  # `others` counts no more
+        return _Offer(sample, 0, 1, self, trial=True)
+
+
+class Desk:
+    """One per actor, for as long as its stream; its agent's body may be run many times meanwhile."""
+
+    def __init__(self, stream: Any, agent: str, rescue: Rescue, make: Callable[[Any], Work]) -> None:
+        """`make`: a work of one event."""
+        self._stream = stream
+        self.agent = agent
+        self._reason = f"agent {agent}"
+        self._rescue = rescue
+        self._make = make
+        self._troubles: list[_Trouble] = []
+        self._inbox = Inbox(stream)
+        self._hand: _Offer | None = None
+        self._undone: _Offer | None = None  # what a body had in hand that was cancelled
+        self._paused: set[TP] = set()  # while the body is not run
+        self._taken = 0
+        self._sample: Work | None = None
+        self._resting: tuple[float, int] = (0.0, 0)  # until when the agent is not run, and how often it was not
+        self.fault: Exception | None = None
+        """What went wrong here, in nobody's agent."""
+
+    # -- what the body iterates over --------------------------------------------------------------------------
+
+    async def offers(self, gather: Gather | None = None) -> AsyncGenerator[Any, None]:
+        """What the agent is offered, until the stream ends. `gather`: makes a new work; default: one event each."""
+        gather = gather or self._one
+        await self.left()
+        while True:
+            try:
+                offer = await self._next(gather)
+                if offer is None:
+                    return
+            except Exception as error:
+                self.fault = error
+                raise
+            self._hand = offer
+            try:
+                value = await offer.work.open(offer.first, offer.end)
+            except Skip:
+                pass
+            else:
+                yield value
+            offer.work.close()  # it asked for the next: it took this one
+            self._hand = None
+            try:
+                await self._took(offer)
+            except Exception as error:
+                self.fault = error
+                raise
+
+    def failure(self, error: Exception) -> Failure:
+        """What the agent's body raised, and where it was."""
+        offer = self._hand
+        place = offer.work.place(offer.first) if offer is not None else None
+        said = str(error) if isinstance(error, StreamsError) else ""
+        return Failure(self.agent, kind_of(error), place, said, line_of(error))
+
+    def raised(self, failure: Failure) -> None:
+        """The agent's body raised: what it had in hand comes again. Call at once, before anything else runs."""
+        offer, self._hand = self._hand, None
+        now_s = _now()
+        if offer is None:
+            times = self._resting[1] + 1
+            pause_s = self._rescue.rules.backoff_s * 2.0 ** min(times - 1, 32)
+            self._resting = (now_s + min(self._rescue.rules.backoff_max_s, pause_s), times)
+            self._say(self._reason, failure, "before it took a record; it is run again")
+            return
+        offer.work.close()
+        trouble = offer.trouble
+        if trouble is None:
+            trouble = _Trouble(offer.work, self._rescue.rules)
+            self._troubles.append(trouble)
+            offer.work.set_aside()
+        place = failure.place
+        assert place is not None  # something was in hand
+        self._stream.app.consumer.pace.tried(place.topic)
+        self._rescue.count(place.topic, "failures")
+        trouble.failure = failure if not offer.trial else trouble.failure
+        if offer.trial:
+            trouble.course.tried(now_s, took=False, behind=trouble.others(self._sample))
+        else:
+            trouble.course.failed(now_s, self._taken)
+        if trouble.course.failures <= 1 and not offer.trial and offer.end - offer.first == 1:
+            log.warning("%s raises %s%s at %s, tried again", self._reason, failure.kind, failure.where, _named(place))
+
+    async def rest(self) -> None:
+        """Waits before the agent's body is run again, where it raised without anything in hand."""
+        while not self._inbox.ended and (left_s := self._resting[0] - _now()) > 0:
+            event = await self._inbox.pull(min(left_s, LOOK_S))  # a queue that is full would stop everybody's events
+            if event is not None:
+                self._inbox.ready.append(event)
+                self._paused.add(event.message.tp)
+                self._stream.app.consumer.held_back.add(event.message.tp)
+
+    def interrupted(self) -> None:
+        """The agent's body was cancelled: what it had in hand comes again."""
+        self._undone, self._hand = self._hand, None
+        if self._undone is not None:
+            self._undone.work.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._inbox.over
+
+    async def left(self) -> None:
+        """The agent's body ended by itself: it took what it had in hand."""
+        offer, self._hand = self._hand, None
+        if offer is not None:
+            offer.work.close()
+            await self._took(offer)
+
+    # -- what comes next --------------------------------------------------------------------------------------
+
+    async def _next(self, gather: Gather) -> _Offer | None:
+        if self._paused:
+            self._resume(self._paused)
+            self._paused = set()
+        while not self._inbox.over:
+            self._forget_stale()
+            if self._undone is not None and not self._undone.work.stale:
+                offer, self._undone = self._undone, None
+                return offer
+            due_s: float | None = None
+            for trouble in list(self._troubles):
+                step = trouble.course.step(_now(), trouble.others(self._sample))
+                match step:
+                    case Run(first, end):
+                        return _Offer(trouble.work, first, end, trouble)
+                    case Trial(ahead):
+                        return trouble.trial(ahead, self._make, self._sample)
+                    case Letter(at):
+                        await self._bury(trouble, at)
+                        due_s = 0.0
+                    case Done():
+                        self._close(trouble)
+                        due_s = 0.0
+                    case Pause(until_s, waiting):
+                        self._say_waiting(trouble, waiting)
+                        due_s = min(until_s, due_s if due_s is not None else until_s)
+            if due_s == 0.0:
+                continue
+            event = await self._inbox.next(None if due_s is None else min(due_s - _now(), LOOK_S))
+            work = await gather(event) if event is not None else None
+            if work is not None:
+                return _Offer(work, 0, len(work))
+        return None
+
+    async def _one(self, event: Any) -> Work | None:
+        return None if self._hold(event) or self._stream.is_stale(event) else self._make(event)
+
+    async def several(
+        self, first: Any, most: int, within_s: float | None, make: Callable[[list[Any]], Work]
+    ) -> Work | None:
+        """A work of up to so many events, as come within this time of the first."""
+        if self._hold(first):
+            return None
+        events = [first]
+        until_s = None if within_s is None else _now() + within_s
+        while len(events) < most:
+            left_s = None if until_s is None else until_s - _now()
+            if left_s is not None and left_s <= 0:
+                break
+            event = await self._inbox.next(left_s)
+            if event is None:
+                break
+            if not self._hold(event):
+                events.append(event)
+        fresh = [event for event in events if not self._stream.is_stale(event)]
+        return make(fresh) if fresh else None
+
+    def _hold(self, event: Any) -> bool:
+        """Keeps an event whose partition waits; no more of them are fetched then."""
+        tp = event.message.tp
+        for trouble in self._troubles:
+            if tp in trouble.work.tps:
+                trouble.held.append(event)
+                self._stream.set_aside(event)
+                if len(trouble.held) >= HELD_MAX:
+                    self._stream.app.consumer.held_back.add(tp)
+                return True
+        return False
+
+    # -- what came of it --------------------------------------------------------------------------------------
+
+    async def _took(self, offer: _Offer) -> None:
+        self._taken += 1
+        if self._resting[1]:
+            self._resting = (0.0, 0)
+            self._stream.app.transport.reasons.pop(self._reason, None)
+        if not offer.trial:
+            self._sample = offer.work.sample(offer.end - 1)
+        if offer.trouble is None:
+            await offer.work.keep(offer.first, offer.end)
+        elif offer.trial:
+            offer.trouble.course.tried(_now(), took=True, behind=0)
+        else:
+            await offer.work.keep(offer.first, offer.end)
+            offer.trouble.course.taken()
+            self._recovered(offer.trouble)
+
+    def _recovered(self, trouble: _Trouble) -> None:
+        self._stream.app.transport.reasons.pop(trouble.reason, None)
+        trouble.reason = ""
+
+    async def _bury(self, trouble: _Trouble, index: int) -> None:
+        assert trouble.failure is not None
+        records, at, place = trouble.work.record(index)
+        failure = trouble.failure._replace(place=place)
+        try:
+            await trouble.work.bury(index, await self._rescue.letter(records, at, failure))
+        except TransportError as error:
+            trouble.course.postponed(_now())
+            trouble.reason = trouble.reason or f"{self._reason} {place.topic}/{place.partition}"
+            unwritten = Failure(self.agent, kind_of(error), place, str(error), "")
+            self._say(trouble.reason, unwritten, "when the dead letter is written; it is tried again")
+            return
+        trouble.course.taken()
+        self._rescue.count(place.topic, "letters")
+        self._recovered(trouble)
+        log.warning("%s raises %s%s at %s: a dead letter", self._reason, failure.kind, failure.where, _named(place))
+
+    def _close(self, trouble: _Trouble) -> None:
+        """Everything of it was taken: what was held behind it is next."""
+        self._troubles.remove(trouble)
+        self._recovered(trouble)
+        self._inbox.ready.extendleft(reversed(trouble.held))
+        self._resume(trouble.work.tps)
+
+    def _forget_stale(self) -> None:
+        for trouble in [trouble for trouble in self._troubles if trouble.work.stale]:
+            self._troubles.remove(trouble)
+            self._recovered(trouble)
+            self._inbox.ready.extend(event for event in trouble.held if not self._stream.is_stale(event))
+            self._resume(trouble.work.tps)
+
+    def _resume(self, tps: Iterable[TP]) -> None:
+        self._stream.app.consumer.release(tps)
+
+    # -- what is said -----------------------------------------------------------------------------------------
+
+    def _say_waiting(self, trouble: _Trouble, waiting: bool) -> None:
+        failure = trouble.failure
+        if not waiting or failure is None or failure.place is None or trouble.reason:
+            return
+        trouble.reason = f"{self._reason} {failure.place.topic}/{failure.place.partition}"
+        self._say(trouble.reason, failure, f"at {_named(failure.place)}, and takes no other record; it is tried again")
+
+    def _say(self, reason: str, failure: Failure, what: str) -> None:
+        said = f"raises {failure.kind}{failure.where} {what}{': ' if failure.said else ''}{failure.said}"
+        if self._stream.app.transport.reasons.get(reason) != said:
+            log.warning("%s %s", reason, said)
+        self._stream.app.transport.reasons[reason] = said
+
+
+def _size(event: Any) -> int:
+    """Records in an event."""
+    return len(event.value) if isinstance(event.value, Chunk) else 1
+
+
+def line_of(error: BaseException) -> str:
+    """The innermost line of code outside of libraries, in parentheses; its values are not shown."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f" ({Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name})" if own else ""
+
+
+def _named(place: Place) -> str:
+    return f"{place.topic} partition {place.partition} offset {place.offset}"
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

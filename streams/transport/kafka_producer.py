@@ -1,0 +1,53 @@
+"""Faust's producer on Kafka: aiokafka's, but for sends that belong to a chunk, and for topics that do not exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiokafka.errors import KafkaError as ProtocolError
+from faust.exceptions import ProducerSendError
+from faust.transport.drivers import aiokafka as driver
+from typing_extensions import override
+
+from streams.transport.joining import join_chunk
+from streams.transport.known import KnownTopics
+
+__all__ = ["Producer", "bootstrap"]
+
+
+def bootstrap(transport: Any) -> str:
+    """The brokers of a Faust transport URL in librdkafka's form."""
+    return ",".join(driver.server_list(transport.url, transport.default_port))
+
+
+class Producer(driver.Producer):
+    """Faust's producer; a send from an agent that works on a chunk joins the chunk's transaction."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._topics = KnownTopics(bootstrap(self.transport))
+
+    @override
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: float | None,
+        headers: Any,
+        *,
+        transactional_id: str | None = None,
+    ) -> Any:
+        await self._topics.require(topic, self._ensure_producer().client)
+        joined = join_chunk(topic, key, value, partition, timestamp, headers)
+        if joined is not None:
+            return joined
+        return await super().send(topic, key, value, partition, timestamp, headers, transactional_id=transactional_id)
+
+    @override
+    async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await (await self.send(*args, **kwargs))
+        except ProtocolError as error:
+            raise ProducerSendError(f"Error while sending: {error!r}") from error

@@ -1,0 +1,26 @@
+"""Answers to questions between agents: an answer that comes twice, or too late, is nobody's trouble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from faust.agents.replies import ReplyConsumer
+from faust.models import maybe_model
+from typing_extensions import override
+
+__all__ = ["Replies"]
+
+
+class Replies(ReplyConsumer):
+    """Faust's reader of answers.
+
+    Faust's ended, and the worker with it, when an answer came a second time, as after a rebalance, or when whoever had
+    asked was gone; and it kept an entry for every question for ever.
+    """
+
+    @override
+    async def _drain_replies(self, channel: Any) -> None:
+        async for reply in channel.stream():
+            for promise in self._waiting.pop(reply.correlation_id, ()):
+                if not promise.done():
+                    promise.fulfill(reply.correlation_id, maybe_model(reply.value))
