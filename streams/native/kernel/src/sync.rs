@@ -1193,15 +1193,17 @@ pub(crate) fn requested_key<'a>(request: &Record<'a>) -> Option<&'a [u8]> {
 #[derive(Default)]
 pub(crate) struct Asked<'a> {
     pub requester: &'a str,
-    /// Log and partition of the patch that made somebody ask.
+    /// Log, partition and offset of the patch that made somebody ask.
     topic_id: &'a [u8],
     partition: u64,
+    offset: u64,
 }
 
 impl Asked<'_> {
-    /// Whether it was a patch of this output and partition. Of an output without an id anybody's request may be.
+    /// Whether it was a patch of this output and partition. Where a broker gives no ids, an offset says that there was one.
     fn is_of(&self, output: &LogId, partition: u32) -> bool {
-        *output == LOG_UNKNOWN || (self.topic_id == output && self.partition == u64::from(partition))
+        let is_named = if *output == LOG_UNKNOWN { self.offset > 0 } else { self.topic_id == output };
+        is_named && self.partition == u64::from(partition)
     }
 }
 
@@ -1214,6 +1216,7 @@ pub(crate) fn asked(value: &[u8]) -> Option<Asked<'_>> {
             (1, wire::LEN) => found.requester = std::str::from_utf8(field.value).ok()?,
             (5, wire::LEN) => found.topic_id = field.value,
             (6, wire::VARINT) => found.partition = field.varint(),
+            (7, wire::VARINT) => found.offset = field.varint(),
             _ => {}
         }
     }
