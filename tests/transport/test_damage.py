@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from pathlib import Path
 
 from streams._native import Records
 from streams.errors import TransportError
 from streams.transport.log import Log
+from tests.transport.test_log import batch
 
 FLIPS = 300
 
@@ -39,6 +41,27 @@ def content(directory: Path) -> object:
                     position = run.last_offset + 1
                 found[topic, partition] = (log.start(topic, partition), log.end(topic, partition), records)
         return found
+
+
+def test_a_log_that_is_written_meanwhile_is_whole(tmp_path: Path) -> None:
+    """Whoever looks at a log while its owner appends and removes sees it as of one moment: nothing is damaged."""
+    with Log(tmp_path) as log:
+        log.create_topic("t", 2, retention_ms=1)
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                log.append([("t", 0, batch(b"x")), ("t", 1, batch(b"y"))], "g", [("t", 0, 1)])
+                log.maintain(1 << 45, 10)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(300):
+                Log(tmp_path, readonly=True).close()
+        finally:
+            stop.set()
+            writer.join()
 
 
 def test_a_flipped_bit_is_named_or_harmless(tmp_path: Path, seed: int) -> None:
