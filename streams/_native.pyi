@@ -69,6 +69,11 @@ class Records:
     def slice(self, start: int, stop: int) -> Records:
         """A copy of the records in [start, stop), cut to what there is."""
 
+    def cuts(self, bytes_max: int, each_max: int, *, requests: bool = False) -> list[int]:
+        """Where to cut the run so that what comes of a part stays within `bytes_max`, or the part is one record. A
+        zstd value counts unpacked, at most `each_max`; a request counts `each_max`, once for each key.
+        """
+
     def encode(self) -> bytes:
         """One block: a format byte, then LZ4. Offsets and timestamps are kept."""
 

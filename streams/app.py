@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -133,10 +133,15 @@ class App(faust.App):
 
     # -- the surface ------------------------------------------------------------------------------------------
 
-    def chunks(self, *topics: str, **options: Any) -> Any:
-        """A topic whose agents receive chunks; what they send joins the chunk's transaction."""
+    def chunks(self, *topics: str, requests: Collection[str] = (), **options: Any) -> Any:
+        """A topic whose agents receive chunks; what they send joins the chunk's transaction.
+
+        `requests`: those of the topics whose records are answered with whole states; their chunks are the smaller.
+        """
         options.setdefault("maxsize", CHUNKS_QUEUED_MAX)
-        return self.topic(*topics, schema=ChunkSchema(), acks=False, **options)
+        schema = ChunkSchema()
+        schema.requests = requests
+        return self.topic(*topics, schema=schema, acks=False, **options)
 
     @override
     def topic(self, *topics: str, partitions: int | None = None, **options: Any) -> Any:
@@ -165,7 +170,8 @@ class App(faust.App):
         self.syncs[spec.source] = sync
         if sync.rekey is not None:
             self.agent(self.chunks(topics.source), name=f"rekey-{spec.source}", vital=True)(sync.rekey.run)
-        self.agent(self.chunks(topics.input, topics.resync), name=f"sync-{spec.source}", vital=True)(sync.run)
+        read = self.chunks(topics.input, topics.resync, requests=(topics.resync,))
+        self.agent(read, name=f"sync-{spec.source}", vital=True)(sync.run)
         return sync
 
     def target(

@@ -8,7 +8,8 @@ records, its own sends. An agent that raised is offered parts of them again, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 from faust.serializers.schemas import Schema
@@ -18,9 +19,12 @@ from streams._native import Records
 from streams.errors import ChunkClosed
 from streams.v1 import patch_pb2
 
-__all__ = ["Chunk", "ChunkSchema", "Output", "Participant", "Record"]
+__all__ = ["Chunk", "ChunkSchema", "Output", "Participant", "Record", "parts"]
 
 
+UNPACKED_BYTES_MAX = 32 << 20
+"""What a chunk's compressed values may come to, or the answers to its requests: patches and rows are three times as
+much, beside the 64 MB of a transaction. Of values that do not say their size 32 still make a chunk."""
 OUTPUT_BYTES = 64
 """What a client holds beside the bytes of a record that waits to be sent: a million empty ones are no small
 transaction."""
@@ -238,8 +242,21 @@ class Chunk:
         self.row_bytes += row_bytes
 
 
+def parts(records: Records, each_max: int, *, requests: bool) -> Iterator[Records]:
+    """The run, cut where more would come of it than a chunk may hold: nearly always it is one part."""
+    cuts = records.cuts(UNPACKED_BYTES_MAX, each_max, requests=requests)
+    if not cuts:
+        yield records
+        return
+    for first, end in pairwise([0, *cuts, len(records)]):
+        yield records.slice(first, end)
+
+
 class ChunkSchema(Schema[Any, Any]):
     """Marks a topic as delivered in chunks: the event's value is the chunk itself, nothing is decoded."""
+
+    requests: Collection[str] = ()
+    """Topics whose records are requests for snapshots."""
 
     @override
     def compile(

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from streams.errors import StateError, TransportError
 from streams.transport.allowance import Allowance, Fault
-from streams.transport.chunk import Chunk, ChunkSchema
+from streams.transport.chunk import Chunk, ChunkSchema, parts
 from streams.transport.failing import Failing
 from streams.transport.pace import Pace
 from streams.transport.pipeline import Ledger, Pipeline, Unit
@@ -49,6 +49,11 @@ class ChunkConductor(base.Conductor):
     def is_chunked(self, topic: str) -> bool:
         """Whether any reader of the topic wants chunks. All readers of a topic must want the same."""
         return any(isinstance(channel.schema, ChunkSchema) for channel in self._topic_name_index.get(topic, ()))
+
+    def asks(self, topic: str) -> bool:
+        """Whether its records are requests, each of which may be answered with a whole state."""
+        schemas = (channel.schema for channel in self._topic_name_index.get(topic, ()))
+        return any(isinstance(schema, ChunkSchema) and topic in schema.requests for schema in schemas)
 
     def readers(self, topic: str) -> int:
         """How many agents read the topic here."""
@@ -268,11 +273,16 @@ class ChunkConsumer:
         """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records."""
         self.pace.fetched(tp, begin)
         if self.app.topics.is_chunked(tp.topic):
-            chunk = Chunk(tp.topic, tp.partition, begin, records, generation=generation, epoch=epoch)
-            chunk.turn = self.stops.turn(tp)
-            if len(records) == 1:
-                chunk.refused = self.failing.refused(tp.topic, tp.partition, chunk.last)
-            return [chunk]
+            each_max, requests = self.transport.settings.limits.record_bytes_max, self.app.topics.asks(tp.topic)
+            chunks = []
+            for part in parts(records, each_max, requests=requests):
+                chunk = Chunk(tp.topic, tp.partition, begin, part, generation=generation, epoch=epoch)
+                chunk.turn = self.stops.turn(tp)
+                if len(part) == 1:
+                    chunk.refused = self.failing.refused(tp.topic, tp.partition, chunk.last)
+                chunks.append(chunk)
+                begin = chunk.last + 1
+            return chunks
         return [(records, index) for index in range(len(records))]
 
 

@@ -11,6 +11,7 @@ import zstandard
 
 from streams._native import Records
 from streams.demo.v1.device_pb2 import DeviceState
+from streams.transport.chunk import Chunk
 from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site
 
@@ -87,3 +88,35 @@ async def test_requests_that_cannot_be_answered_stop_nothing(site: Site) -> None
     assert 0 < len(answers) < 50
     assert b"*" in {answer.headers["resync-for"] for answer in answers}
     assert all(failed)
+
+
+@pytest.mark.long
+async def test_what_is_small_on_its_way_is_not_gathered(site: Site) -> None:
+    """64 compressed megabytes arrive in a few kilobytes, and are asked for in as many: neither is one chunk."""
+    await site.create(partitions=1)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    records, requests = Records(), Records()
+    for number in range(64):
+        state = DeviceState(device_id=f"d-{number}", owner_email=str(number % 10) * 1_000_000)
+        records.append(
+            state.device_id.encode(), zstandard.compress(state.SerializeToString()), [("content-encoding", b"zstd")]
+        )
+        requests.append(state.device_id.encode(), Resync(requester="r").SerializeToString())
+    await asyncio.to_thread(site._write, site.source, records, 0)
+    largest: list[int] = []
+    async with site.running(app) as worker:
+        submit = app.consumer.pipeline.submit
+
+        async def watched(chunk: Chunk) -> None:
+            largest.append(chunk.nbytes)
+            await submit(chunk)
+
+        app.consumer.pipeline.submit = watched
+        await site.until(lambda: sync.counts["snapshots"] == 64, worker)
+        await asyncio.to_thread(site._write, site.resync, requests, 0)
+        await site.until(lambda: sync.counts["snapshots"] == 128, worker)
+        await site.until(lambda: app.consumer.pipeline.idle, worker)
+
+    assert len(largest) >= 3
+    assert max(largest) < 3 * (33 << 20)

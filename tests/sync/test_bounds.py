@@ -11,7 +11,7 @@ from streams._native import Records, Step, Table, decode_row
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
-from tests.sync.test_core import NOW, chunk, counted, dead, kinds, make_table, patches
+from tests.sync.test_core import NOW, Event, chunk, counted, dead, kinds, make_table, patches
 
 SOURCE_BYTES_MAX = 100_000
 OUTPUT_BYTES_MAX = 165_536
@@ -198,3 +198,36 @@ def test_compressed_events_come_in_several_calls() -> None:
     assert (600, 2) == (sum(count for count, _ in calls), len(calls))
     assert all(size < STEP_BYTES_MAX + OUTPUT_BYTES_MAX for _, size in calls)
     assert decode_row(table.changelog(0, 1 << 60).value(0) or b"")["revision"] == 1
+
+
+def packed(size: int, *, says: bool = True) -> bytes:
+    """A zstd frame of so many bytes, with its size in front or without."""
+    return zstandard.ZstdCompressor(write_content_size=says).compress(b"a" * size)
+
+
+ZSTD = [("Content-Encoding", b"ZSTD")]
+
+
+@pytest.mark.parametrize(
+    ("events", "wanted"),
+    [
+        ([(b"k", b"v" * 400, [])] * 5, [2, 4]),
+        ([(b"k", b"v" * 2_000, [])] * 3, [1, 2]),
+        ([(b"k", packed(400), ZSTD)] * 5, [2, 4]),
+        ([(b"k", packed(9_000), ZSTD)] * 3, [1, 2]),
+        ([(b"k", packed(10, says=False), ZSTD)] * 3, [1, 2]),
+        ([(b"k", b"no frame", ZSTD)] * 3, [1, 2]),
+        ([(b"k", None, ZSTD)] * 2_000, []),
+        ([], []),
+    ],
+)
+def test_a_run_is_cut_by_what_its_values_come_to(events: list[Event], wanted: list[int]) -> None:
+    """A thousand bytes a part here, 600 for a value that does not say, or claims more."""
+    assert wanted == chunk(*events).cuts(1_000, 600)
+
+
+def test_requests_are_cut_by_the_keys_they_ask_for() -> None:
+    """However many ask for a key, it is answered once."""
+    keys = [b"a"] * 100 + [b"b"] * 100 + [b"a", b"c", b"a", None, b"c"]
+
+    assert [201, 203] == chunk(*[(key, b"", []) for key in keys]).cuts(1_200, 600, requests=True)

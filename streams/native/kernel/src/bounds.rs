@@ -4,10 +4,10 @@
 //! patch and in the row, a compressed value is a thousand times itself, a request of ten bytes is answered with a whole
 //! state. So each of them is measured here before anything of it leaves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::envelope::{Reason, Refusal};
-use crate::records::Records;
+use crate::records::{Record, Records};
 use crate::sync::{asked, requested_key};
 
 /// What Kafka's format adds to a record that is sent alone: 61 bytes of batch, the rest lengths, offset and time.
@@ -69,6 +69,47 @@ impl Bounds {
         );
         Err(Refusal::new(Reason::TooLarge, text))
     }
+}
+
+/// Where a run of records is cut so that what comes of a part stays within `bytes_max`, or the part is one record: a value
+/// counts as long as it is once unpacked (at most `each_max`, which is also what one counts that does not say), a request
+/// as the largest answer, `each_max`, once for each key.
+pub fn cuts(records: &Records, bytes_max: usize, each_max: usize, are_requests: bool) -> Vec<usize> {
+    let (mut found, mut bytes, mut first) = (Vec::new(), 0usize, 0);
+    let mut asked: HashSet<&[u8]> = HashSet::new();
+    for (at, record) in records.iter().enumerate() {
+        let weight = match are_requests {
+            true if asked.contains(record.key().unwrap_or_default()) => 0,
+            true => each_max,
+            false => unpacked_bytes(&record, each_max),
+        };
+        if at > first && bytes.saturating_add(weight) > bytes_max {
+            found.push(at);
+            (bytes, first) = (0, at);
+            asked.clear();
+        }
+        if are_requests && asked.insert(record.key().unwrap_or_default()) {
+            bytes += each_max;
+        } else if !are_requests {
+            bytes += weight;
+        }
+    }
+    found
+}
+
+fn unpacked_bytes(record: &Record<'_>, each_max: usize) -> usize {
+    const CODING: &[u8] = b"content-encoding";
+    let Some(value) = record.value() else { return 0 };
+    let is_packed = record.headers().any(|(name, coding)| {
+        name.len() == CODING.len()
+            && name.eq_ignore_ascii_case(CODING)
+            && coding.is_some_and(|coding| coding.eq_ignore_ascii_case(b"zstd"))
+    });
+    if !is_packed {
+        return value.len();
+    }
+    let claimed = zstd::zstd_safe::get_frame_content_size(value).ok().flatten();
+    claimed.map_or(each_max, |claimed| usize::try_from(claimed).unwrap_or(each_max).min(each_max)).max(value.len())
 }
 
 /// Whom the answers of one call are for, by key: its one requester, or everybody.

@@ -2,6 +2,7 @@
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use streams_kernel::bounds::cuts;
 use streams_kernel::records::{murmur2_partition, Records, RecordsError};
 
 fn refused(error: RecordsError) -> PyErr {
@@ -100,6 +101,10 @@ impl PyRecords {
     }
     fn slice(&self, start: usize, stop: usize) -> PyResult<PyRecords> {
         Ok(self.inner.slice(start, stop).map_err(refused)?.into())
+    }
+    #[pyo3(signature = (bytes_max, each_max, *, requests=false))]
+    fn cuts(&self, bytes_max: usize, each_max: usize, requests: bool) -> Vec<usize> {
+        cuts(&self.inner, bytes_max, each_max, requests)
     }
     fn encode<'p>(&self, py: Python<'p>) -> Bound<'p, PyBytes> {
         let block = py.detach(|| self.inner.encode());
