@@ -316,19 +316,29 @@ impl Header<'_> {
         let ids_max = stamp.ids_max.min(if is_old { IDS_MAX_OLD } else { IDS_MAX });
         let new_ids = usize::from(self.new_id.is_some());
         let kept_ids = (self.ids.len() / 8).min(ids_max.saturating_sub(new_ids));
+        let known =
+            self.new_sequence.and_then(|(source, _)| self.kept_sequences().position(|(known, _)| known == source));
+        let sequences = self.sequences.len() / 16 + usize::from(self.new_sequence.is_some() && known.is_none());
+        let mut fixed = [0; FIXED];
+        fixed[..4].copy_from_slice(&[stamp.format, self.flags, sequences as u8, (new_ids + kept_ids) as u8]);
+        let numbers = [self.epoch, self.revision, self.offset as u64, self.schema, self.event_time_us as u64];
+        for (slot, number) in fixed[4..FIXED_OLD].chunks_exact_mut(8).zip(numbers) {
+            slot.copy_from_slice(&number.to_le_bytes());
+        }
+        fixed[44..48].copy_from_slice(&self.ordinal.to_le_bytes());
+        fixed[48..].copy_from_slice(&stamp.fence.to_le_bytes());
+        out.extend_from_slice(if is_old { &fixed[..FIXED_OLD] } else { &fixed });
         let start = out.len();
-        out.extend_from_slice(&[stamp.format, self.flags, 0, (new_ids + kept_ids) as u8]);
-        for number in [self.epoch, self.revision, self.offset as u64, self.schema, self.event_time_us as u64] {
-            out.extend_from_slice(&number.to_le_bytes());
-        }
-        if !is_old {
-            out.extend_from_slice(&self.ordinal.to_le_bytes());
-            out.extend_from_slice(&stamp.fence.to_le_bytes());
-        }
-        for (source, sequence) in self.sequences() {
-            out.extend_from_slice(&source.to_le_bytes());
-            out.extend_from_slice(&sequence.to_le_bytes());
-            out[start + 2] += 1;
+        out.extend_from_slice(self.sequences);
+        match (self.new_sequence, known) {
+            (Some((_, sequence)), Some(at)) => {
+                out[start + 16 * at + 8..start + 16 * at + 16].copy_from_slice(&sequence.to_le_bytes());
+            }
+            (Some((source, sequence)), None) => {
+                out.extend_from_slice(&source.to_le_bytes());
+                out.extend_from_slice(&sequence.to_le_bytes());
+            }
+            (None, _) => {}
         }
         if let Some(id) = self.new_id {
             out.extend_from_slice(&id.to_le_bytes());
