@@ -279,6 +279,14 @@ class TestRequests:
         assert [(Patch.SNAPSHOT, 0, 1)] == kinds(answers)
         assert 1 == answers.counts["requests.unknown"]
 
+    @pytest.mark.parametrize("topic_id", [b"", b"\0" * 16])
+    def test_where_a_broker_gives_no_ids_a_request_must_name_an_offset(self, topic_id: bytes) -> None:
+        """One without is anybody's: the key may well live in another partition."""
+        table = Table(make_job(), 0)
+        asked = Resync(requester="billing", topic_id=topic_id, partition=0)
+
+        assert 0 == len(table.snapshots(chunk((b"u", asked.SerializeToString(), [])), NOW).patches)
+
     def test_where_rows_are_missing_no_unknown_key_is_deleted(self) -> None:
         """A rebuild without the source's beginning does not know them; it stays so after a restart."""
         life = Life()
