@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 OLD_ROW_FORMAT = 1
 """Of a changelog without a partition record: it cannot tell the offsets of two logs apart."""
+SOON_S = 1.0
+"""The same while a topic is away."""
 LOOK_S = 30.0
 """Between two looks: one small request each; what happens in between is seen by the fetch, or read again."""
 
@@ -189,15 +191,21 @@ class LogWatch:
 
     async def watch(self) -> None:
         """Looks until the worker stops, every so often and whenever a fetch came to an end that is none."""
-        logs = self._app.consumer.logs
+        logs, reasons = self._app.consumer.logs, self._app.transport.reasons
+        pause_s = LOOK_S
         while not self._app.should_stop:
-            await logs.doubted(LOOK_S)
+            await logs.doubted(pause_s)
             if self._app.rebalancing or not logs.ids:
                 continue  # the assignment that follows looks by itself
             try:
                 found = await asyncio.to_thread(self._app.transport.log_ids, list(logs.ids))
             except TransportError:
                 continue  # whoever needs the broker says that it is away
+            gone = logs.ids.keys() - found.keys()
+            pause_s = SOON_S if gone else LOOK_S
+            reasons.pop("deleted", None)
+            if gone:
+                reasons["deleted"] = f"topics {', '.join(sorted(gone))} were deleted: waiting until they are made anew"
             replaced = logs.replaced(found)
             if replaced:
                 await self._go_over(replaced, found)

@@ -250,13 +250,17 @@ class Log(AbstractContextManager["Log", None]):
 
         Closing the log ends the wait.
         """
+        for where in positions:
+            self._find(*where)
         deadline = self._clock.monotonic_s() + timeout_ms / 1000
         with self._appended:
             while not self._closed:
                 self._check_open()
                 ready = []
                 for where, offset in positions.items():
-                    standing = self._partitions.get(where) or self._find(*where)
+                    standing = self._partitions.get(where)
+                    if standing is None:
+                        return []  # its topic was deleted meanwhile: the next call says so
                     if standing.end > max(offset, standing.start):
                         ready.append(where)
                 left_s = deadline - self._clock.monotonic_s()

@@ -125,6 +125,24 @@ async def test_a_source_made_anew_under_a_worker_is_noticed(site: Site) -> None:
     assert not app.log_watch.notes
 
 
+@pytest.mark.parametrize("site", ["embedded"], indirect=True)
+async def test_a_topic_that_is_away_is_waited_for(site: Site) -> None:
+    """The worker says what it waits for, and begins over when the topic is there again."""
+    await site.create(partitions=2)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.send(states(1))
+        await site.until(lambda: sync.counts["events"] == DEVICES, worker)
+        await site.delete(site.source)
+        await site.until(lambda: site.source in app.transport.reasons.get("topics", ""), worker)
+        await site.create(partitions=2)
+        await site.send(states(10))
+        await site.until(lambda: sync.counts["events"] == 2 * DEVICES, worker)
+
+    assert expected(10) == await site.held()
+
+
 @pytest.mark.parametrize("site", BOTH, indirect=True)
 async def test_the_operator_may_want_to_decide(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     """on_replaced = "stop": a worker does not start on another log until a command has said where it goes on."""
