@@ -45,7 +45,7 @@ async def _serve(app: App) -> None:
     await asyncio.wait_for(app.serve(), END_TIMEOUT_S)
 
 
-@pytest.mark.parametrize("what", ["source", "changelog"])
+@pytest.mark.parametrize("what", ["source", pytest.param("changelog", marks=pytest.mark.long)])
 async def test_a_grown_topic_ends_the_worker_in_words(site: Site, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the worker and at its next start: both sides are named, and what to do."""
     monkeypatch.setattr(declaring, "LOOK_PAUSE_S", 0.5)  # not ten seconds

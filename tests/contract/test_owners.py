@@ -164,3 +164,33 @@ async def test_an_output_is_taken_over_by_command(site: Site) -> None:
     assert patches[0].epoch < patches[1].epoch == patches[2].epoch
     assert {b"d-1": DeviceState(device_id="d-1", battery=2)} == await site.held()
     assert [f"second-{site.source}"] == await _living(site)
+
+
+async def test_of_two_applications_that_start_at_once_one_owns(site: Site) -> None:
+    """Whichever claim stands lower; the other one withdraws. Who was killed after its claim finds it there again."""
+    await site.create(partitions=1)
+    await site.create(OWNERS, partitions=1)
+    left = Claim(output=f"{site.source}.left", app=f"left-{site.source}", changelog="none")
+    await site.write(OWNERS, packed(left), key=claim_key(left.output, left.app, "1"), partition=0)
+    names = ["one", "two"]
+    serving = [asyncio.create_task(_app(site, name).serve()) for name in names]
+    done, running = await asyncio.wait(serving, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    await site.send([DeviceState(device_id="d-1", battery=1)])
+    for _ in range(200):
+        if await site.read(site.patches):
+            break
+        await asyncio.sleep(0.1)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+    async with site.running(_app(site, "left", left.output)) as worker:
+        await site.records(left.output, 1, worker)
+
+    assert (1, 1) == (len(done), len(running))
+    refused = names[serving.index(done.pop())]
+    owner = names[serving.index(running.pop())]
+    assert [f"{owner}-{site.source}"] == await _living(site)
+    assert {b"d-1": [1]} == await site.revisions()
+    claims = [key for key in [found.key for found in await site.read(OWNERS)] if key and left.app.encode() in key]
+    assert [claim_key(left.output, left.app, "1")] == [key for key in claims if key.startswith(b"output/")]
+    assert refused != owner

@@ -32,7 +32,7 @@ class Counting:
             self.seen += 1
 
 
-@pytest.mark.parametrize("left", [0, 1])
+@pytest.mark.parametrize("left", [0, pytest.param(1, marks=pytest.mark.long)])
 async def test_a_window_whose_changelog_was_cut_restarts(site: Site, left: int) -> None:
     """Everything of the window's changelog has expired, or all but its last record; the plain table is whole."""
     await site.create(partitions=1)
