@@ -23,7 +23,8 @@ __all__ = ["Owner"]
 STAMP_BYTES = 8
 """In front of a row: wall time of its writing, in milliseconds. The next owner takes its age from it."""
 TARGETS_MAX = 10_000
-"""Circuits of one owner, some kilobytes each. Reports of further targets are ignored: somebody invents names."""
+"""Circuits of one owner, some kilobytes each. Beyond, those heard of longest ago are forgotten: somebody invents names,
+and must not keep those out that traffic goes to."""
 NAME_LENGTH_MAX = 249
 """Of targets and reporters, as of a topic: names, not documents."""
 COMPLAINT_EACH = 1_000
@@ -77,19 +78,20 @@ class Owner:
         except DecodeError:
             report = Outcomes()
         usable = 0 < len(report.target) <= NAME_LENGTH_MAX and 0 < len(report.reporter) <= NAME_LENGTH_MAX
-        if not usable or (report.target not in self._fleets and len(self._fleets) >= TARGETS_MAX):
+        if not usable:
             self.ignored += 1
             if self.ignored % COMPLAINT_EACH == 1:
                 log.warning(
-                    "outcomes: %d records without a target and a reporter of at most %d characters, or beyond %d "
-                    "targets, are ignored",
+                    "outcomes: %d records without a target and a reporter of at most %d characters are ignored",
                     self.ignored,
                     NAME_LENGTH_MAX,
-                    TARGETS_MAX,
                 )
             return
         now_ms, target = self._now_ms(), report.target
         fleet = self._owned(target, partition, now_ms)
+        self._fleets[target] = self._fleets.pop(target)  # the one heard of longest ago comes first
+        while len(self._fleets) > TARGETS_MAX:
+            self._drop(next(iter(self._fleets)), partition)
         changed = fleet.fold(report, now_ms, random.random())
         if changed:
             self._note(target)
@@ -159,6 +161,17 @@ class Owner:
         known = self._known.get(target, (0, 0))
         if fleet.take_over(self.generation, known, self._now_ms(), random.random()):
             self._note(target)
+
+    def _drop(self, target: str, partition: int) -> None:
+        """Somebody invents names: the one that nobody has used for longest goes.
+
+        Its row goes too, where it is in the partition of the record in work: Faust writes the removal there.
+        """
+        own, _ = self._fleets[target]
+        self._forget(target)
+        self._untold.discard(target)
+        if own == partition:
+            self.table.pop(target.encode(), None)
 
     def _forget(self, target: str) -> None:
         del self._fleets[target]

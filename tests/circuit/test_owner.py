@@ -189,9 +189,11 @@ def test_what_is_no_report_is_ignored_and_named_now_and_then(
         fold(mine, target="t" * 250)
         fold(mine, reporter="r" * 250)
         for number in range(1_500):
-            fold(mine, target=f"t-{number}")
+            mine.fold(b"", 0)
+            fold(mine, target="real" if number % 2 else f"t-{number}")
 
-    assert ["t-0", "t-1", "t-2"] == mine.targets
+    assert ["real", "t-1496", "t-1498"] == mine.targets
+    assert {b"real", b"t-1496", b"t-1498"} == set(table)
     assert ["outcomes: 1 records", "outcomes: 1001 records"] == [
         " ".join(record.getMessage().split()[:3]) for record in caplog.records
     ]
