@@ -66,13 +66,18 @@ class Rescue:
         """The dead letter of a record, for `{topic}.dlq`, which is made where it is missing. TransportError: later."""
         assert failure.place is not None  # it has a record
         topic, partition, _ = failure.place
-        name = f"{topic}.dlq"
+        name, transport = f"{topic}.dlq", self._app.transport
         if name not in self._made:
-            await asyncio.to_thread(self._app.transport.make_topic, name, topic, self._config(), self._replication)
+            await asyncio.to_thread(transport.make_topic, name, topic, self._config(), self._replication)
             self._made.add(name)
+        ids: dict[str, bytes] = await asyncio.to_thread(transport.log_ids, [topic])
         error = InputError(REASON, f"agent {failure.agent} raised {failure.kind}")
         out = Records()
-        write(out, bury(records, index, topic, partition, error), self._record_bytes_max + HEADER_ROOM_BYTES)
+        write(
+            out,
+            bury(records, index, topic, partition, error, ids.get(topic, b"")),
+            self._record_bytes_max + HEADER_ROOM_BYTES,
+        )
         return Output(name, -1, out)
 
     def _config(self) -> dict[str, str]:

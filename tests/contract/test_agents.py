@@ -93,6 +93,7 @@ async def test_a_record_that_an_agent_raises_on_is_a_letter(site: Site, caplog: 
     assert {b"7", b"8", b"39"} == set(values(letters))
     assert {(site.source.encode(), b"1", str(n).encode()) for n in (7, 8, 39)} == {place(one) for one in letters}
     assert all(b"agent-raised" == one.headers["dlq-reason"] and b"k" == one.key for one in letters)
+    assert {32} == {len(one.headers["dlq-origin-topic-id"] or b"") for one in letters}
     assert all(name in (said := one.headers["dlq-error"] or b"") and b"DatabaseAwayError" in said for one in letters)
     assert SECRET not in caplog.text
     assert SECRET.encode() not in b"".join(value or b"" for one in letters for value in one.headers.values())

@@ -17,8 +17,10 @@ import aiohttp
 import faust
 import pytest
 
+from streams import settings
 from streams._native import KafkaAdmin, KafkaConsumer
 from streams.app import App
+from streams.errors import UserCodeError
 from tests.broker import Broker, free_port
 
 TIMEOUT_S = 30.0
@@ -224,14 +226,16 @@ async def test_tasks_run_and_pages_are_served(make_app: Callable[..., App]) -> N
 
 
 async def test_an_event_whose_agent_raised_is_read_again(make_app: Callable[..., App], tmp_path: Path) -> None:
-    """Faust acknowledges it and goes on: here the worker ends with the reason, and the next one reads it again."""
+    """Faust acknowledges it and goes on: with on_error = stop the worker ends, and the next one reads it again."""
     topic = f"raise-{uuid.uuid4().hex[:8]}"
     app_id = f"raising-{uuid.uuid4().hex[:8]}"
     broker = make_app().settings.app.broker
     handled: list[int] = []
 
     def build(fails: bool) -> tuple[App, Any]:
-        app = App(app_id, broker=broker, datadir=tmp_path / "again", topic_replication_factor=1)
+        place = {"app.id": app_id, "app.broker": broker, "app.datadir": str(tmp_path / "again")}
+        made = settings.read(flags={**place, "app.on_error": "stop"})
+        app = App(app_id, settings=made, topic_replication_factor=1)
 
         @app.agent(app.topic(topic, value_type=int))
         async def handle(stream: Any) -> None:
@@ -250,7 +254,7 @@ async def test_an_event_whose_agent_raised_is_read_again(make_app: Callable[...,
                 await handle.send(key="same", value=number)
             await asyncio.wait([serving], timeout=TIMEOUT_S)
 
-    with pytest.raises(RuntimeError, match="a bug of the user's"):
+    with pytest.raises(UserCodeError, match=r"raised RuntimeError .*handle"):
         await until_it_raises()
     assert 3 not in handled
 
