@@ -36,6 +36,22 @@ fn measured<R>(work: impl FnOnce() -> R) -> R {
 /// Does a part of the kernel's work; answers a number that hangs on all of it.
 type Case = fn(&[Records]) -> u64;
 
+/// What records hold, however they are stored.
+fn content(records: &Records) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for record in records.iter() {
+        for part in [record.key(), record.value()] {
+            bytes.extend_from_slice(&(part.map_or(usize::MAX, <[u8]>::len) as u64).to_be_bytes());
+            bytes.extend_from_slice(part.unwrap_or_default());
+        }
+        for (name, value) in record.headers() {
+            bytes.extend_from_slice(name);
+            bytes.extend_from_slice(value.unwrap_or_default());
+        }
+    }
+    bytes
+}
+
 fn main() -> ExitCode {
     let input = input();
     let cases: [(&str, Case); 7] = [
@@ -48,7 +64,7 @@ fn main() -> ExitCode {
         ("wide", wide),
     ];
     let Some(wanted) = std::env::args().nth(1) else {
-        let parts = input.iter().map(Records::encode).chain(unordered());
+        let parts = input.iter().map(content).chain(unordered());
         let hash = parts.fold(0u64, |hash, part| digest(&[&hash.to_be_bytes(), part.as_slice()].concat()));
         println!("{hash:016x}");
         cases.iter().for_each(|(name, _)| println!("{name}"));
