@@ -53,6 +53,9 @@ def compare(source: str, rows: Rows, held: HeldStates[Message], later: Callable[
         except ValueError:
             damaged.append(key)
             continue
+        if not row["revision"]:  # a DELETE of what was never there: remembered, and nothing published
+            equal += 1
+            continue
         stored, seen = (row["epoch"], row["revision"]), held.revision(key)
         if seen is not None and seen > stored:
             moved_on += 1

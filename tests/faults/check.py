@@ -164,6 +164,8 @@ def changelog(bootstrap: str, topic: str) -> dict[bytes, tuple[int, bytes]]:
             if key.startswith(RESERVED_PREFIX) or value is None:
                 continue
             row = decode_row(value)
+            if not row["revision"]:  # a DELETE of what was never there: nothing was published
+                continue
             order = (row["epoch"], row["revision"], row["ordinal"], row["offset"])
             if key not in best or order >= best[key][0]:
                 best[key] = order, row["message"]
