@@ -109,6 +109,7 @@ class Producer:
         self._records = 0  # accepted and not settled
         self._bytes = 0
         self._turnstile = asyncio.Lock()  # sends that find no room pass it one by one, first come first served
+        self._entering: set[asyncio.Future[None]] = set()  # one for each send that waits for room
         self._room = asyncio.Event()
         self._bundles: dict[str, _Bundle] = {}
         self._in_flight: _Bundle | None = None
@@ -177,7 +178,12 @@ class Producer:
         return tally.result()
 
     async def flush(self) -> None:
-        """Waits until everything sent before is acknowledged or failed; who sent it gets to know which."""
+        """Waits until everything sent before is acknowledged or failed; who sent it gets to know which.
+
+        Sends that wait for room in the buffer were sent before, too.
+        """
+        if self._entering:
+            await asyncio.wait(set(self._entering))
         bundles = [*self._bundles.values(), *([self._in_flight] if self._in_flight is not None else [])]
         if bundles:
             await asyncio.wait([bundle.settled for bundle in bundles])
@@ -224,13 +230,19 @@ class Producer:
     async def _hand_over(self, topic: str, records: Sequence[Record], size: int) -> Waiting:
         """Puts records into the buffer, as soon as there is room; the future gets what became of them."""
         writer, thread = self._open()
-        if self._turnstile.locked() or not self._has_room(len(records), size):
-            async with self._turnstile:
-                while not self._has_room(len(records), size):
-                    self._room.clear()
-                    await self._room.wait()
-                self._open()
         loop = asyncio.get_running_loop()
+        if self._turnstile.locked() or not self._has_room(len(records), size):
+            entered: asyncio.Future[None] = loop.create_future()
+            self._entering.add(entered)
+            try:
+                async with self._turnstile:
+                    while not self._has_room(len(records), size):
+                        self._room.clear()
+                        await self._room.wait()
+                    self._open()
+            finally:
+                self._entering.discard(entered)
+                entered.set_result(None)
         bundle = self._bundles.get(topic)
         if bundle is None:
             bundle = self._bundles[topic] = _Bundle(loop.create_future())

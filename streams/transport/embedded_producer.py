@@ -21,6 +21,8 @@ __all__ = ["Producer"]
 
 SENDS_QUEUED_MAX = 10_000
 """Ordinary sends waiting for the log: as many as one append can take in a few milliseconds."""
+SENDS_BYTES_MAX = 32 << 20
+"""The same in bytes, as the client's producer has it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,7 +44,10 @@ class Producer(base.Producer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._queue: deque[_Sending] = deque()
-        self._room = asyncio.Condition()
+        self._queued_bytes = 0
+        self._entering: set[asyncio.Future[None]] = set()  # one for each send that waits for room
+        self._turnstile = asyncio.Lock()  # sends that find no room pass it one by one, first come first served
+        self._room = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._opened = False
 
@@ -77,18 +82,32 @@ class Producer(base.Producer):
         records.append(key, value, header_list(headers), int(timestamp * 1000) if timestamp else -1)
         loop = asyncio.get_running_loop()
         sending = _Sending(Output(topic, -1 if partition is None else partition, records), loop.create_future())
-        async with self._room:
-            await self._room.wait_for(lambda: len(self._queue) < SENDS_QUEUED_MAX)
+        if self._turnstile.locked() or not self._has_room():
+            entered: asyncio.Future[None] = loop.create_future()
+            self._entering.add(entered)
+            try:
+                async with self._turnstile:
+                    while not self._has_room():
+                        self._room.clear()
+                        await self._room.wait()
+            finally:
+                self._entering.discard(entered)
+                entered.set_result(None)
         self._queue.append(sending)
+        self._queued_bytes += records.nbytes
         if self._writing is None:
             self._writing = loop.create_task(self._write(), name="embedded-sends")
         return sending.sent
+
+    def _has_room(self) -> bool:
+        return len(self._queue) < SENDS_QUEUED_MAX and self._queued_bytes < SENDS_BYTES_MAX
 
     async def _write(self) -> None:
         try:
             while self._queue:
                 batch = list(self._queue)
                 self._queue.clear()
+                self._queued_bytes = 0
                 outcomes = await asyncio.to_thread(self._append, [sending.output for sending in batch])
                 for sending, outcome in zip(batch, outcomes, strict=True):
                     if sending.sent.done():
@@ -97,8 +116,7 @@ class Producer(base.Producer):
                         sending.sent.set_exception(outcome)
                     else:
                         sending.sent.set_result(outcome)
-                async with self._room:
-                    self._room.notify_all()
+                self._room.set()
         finally:
             self._writing = None
 
@@ -128,6 +146,9 @@ class Producer(base.Producer):
         return await (await self.send(*args, **kwargs))
 
     async def _written(self) -> None:
+        """Returns when what was sent before is written; sends that waited for room then were sent before, too."""
+        if self._entering:
+            await asyncio.wait(set(self._entering))
         if self._writing is not None:
             await asyncio.wait([self._writing])
 

@@ -185,6 +185,21 @@ async def test_cancelled_sends_harm_nobody(place: Place) -> None:
     assert sorted(found, key=int) == found
 
 
+async def test_a_flush_waits_for_sends_that_wait_for_room(place: Place) -> None:
+    """They were sent before it, too; those that are cancelled meanwhile hold nobody up."""
+    place.create(place.source, partitions=1)
+    async with Producer(place.url, "/test", buffer_records_max=2) as producer:
+        sends = [asyncio.create_task(producer.send(place.source, device(1), key="d1", id=str(n))) for n in range(20)]
+        await asyncio.sleep(0)
+        sends[5].cancel()
+        await producer.flush()
+        await asyncio.sleep(0)
+        done = [send.done() for send in sends]
+
+    assert [True] * 20 == done
+    assert [n for n in range(20) if n != 5] == sorted(int(id) for id in ids(place)[0])
+
+
 async def test_leaving_waits_for_what_is_under_way(place: Place) -> None:
     """Sends that nobody awaited yet are acknowledged by the end of the block, and by a flush."""
     place.create(place.source, partitions=1)

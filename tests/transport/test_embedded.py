@@ -163,6 +163,25 @@ async def test_ordinary_sends_keep_their_order(site: Site) -> None:
     assert {"n": b"1"} == found[0].headers
 
 
+async def test_what_waits_for_the_log_is_bounded_and_flushed(site: Site) -> None:
+    """54 MB of sends at once: some wait for room, and a flush waits for them; they keep their order."""
+    app = site.app()
+    async with sending(app) as producer:
+        values = [b"%d " % n + bytes(900_000) for n in range(60)]
+        sends = [asyncio.ensure_future(producer.send("words", b"key", value, 0, None, None)) for value in values]
+        await asyncio.sleep(0)
+        waiting = [send.done() for send in sends].count(False)
+        await producer.flush()
+        await asyncio.sleep(0)
+        written = [send.done() and send.result().done() for send in sends]
+
+    assert 0 < waiting < 60
+    assert [True] * 60 == written
+    assert [str(n) for n in range(60)] == [
+        (one.value or b"").partition(b" ")[0].decode() for one in await site.read("words")
+    ]
+
+
 async def test_a_send_that_fails_fails_alone(site: Site) -> None:
     """One record over the topic's maximum is refused; those sent together with it are there."""
     app = site.app()
