@@ -199,7 +199,7 @@ def replay(
         sender: Sender | None = None
         for cases in letters.cases(wanted):
             if yes:
-                sender = sender or stack.enter_context(contextlib.closing(Sender(settings, letters.topics, per_second)))
+                sender = sender or stack.enter_context(contextlib.closing(Sender(settings, letters, per_second)))
             for case, code, state in _replayed(cases, sender):
                 _line(case, keys, state)
                 counts[code] += 1
@@ -239,7 +239,7 @@ def drop(source: str, settings: Settings, wanted: Filter, keys: bool, yes: bool)
         sender: Sender | None = None
         for cases in letters.cases(wanted, forecast=False):
             if yes:
-                sender = sender or stack.enter_context(contextlib.closing(Sender(settings, letters.topics, PER_SECOND)))
+                sender = sender or stack.enter_context(contextlib.closing(Sender(settings, letters, PER_SECOND)))
                 sender.mark([case.entry for case in cases], "dropped")
             for case in cases:
                 _line(case, keys, "dropped" if yes else "would be dropped")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from streams._native import KafkaAdmin, KafkaConsumer, Records
+from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, Records
 from streams.client.broker import ReaderOptions
 from streams.client.connect import open_reader
 from streams.errors import TransportError
@@ -14,7 +14,7 @@ from streams.options import Settings
 from streams.transport.credentials import Credentials
 from streams.transport.log import Log
 
-__all__ = ["embedded_directory", "ends", "last_timestamps", "latest", "native", "read_all"]
+__all__ = ["embedded_directory", "ends", "last_timestamps", "latest", "log_ids", "native", "read_all"]
 
 
 class _Native(Protocol):
@@ -33,6 +33,8 @@ TAIL_OFFSETS = 10
 """So many of the last offsets hold at least one record, not only the marks of transactions."""
 SILENT_FETCHES_MAX = 30
 """Half a minute without an answer: a broker that is up answers within one."""
+WITHOUT_IDS = ("_UNSUPPORTED_FEATURE", "UNSUPPORTED_VERSION")
+"""What a broker before 2.8 says of topic ids."""
 TOPIC_TIMEOUT_MS = 3_000
 """A topic that is looked at exists; one just made needs a moment to be known to every broker."""
 
@@ -103,6 +105,20 @@ def ends(settings: Settings, *topics: str) -> dict[str, dict[int, int]]:
         }
     finally:
         consumer.close()
+
+
+def log_ids(settings: Settings, *topics: str) -> dict[str, bytes]:
+    """Which log of its name each topic is, in 16 bytes; without those that are not there or whose log has no id."""
+    directory = embedded_directory(settings)
+    if directory is None:
+        try:
+            return native(KafkaAdmin, settings).topic_ids(list(topics), LOOK_TIMEOUT_MS)
+        except KafkaError as error:
+            if error.code in WITHOUT_IDS:
+                return {}
+            raise
+    with Log(directory, readonly=True) as log:
+        return {name: topic.id for name, topic in log.topics().items() if name in topics and topic.id}
 
 
 def last_timestamps(settings: Settings, topic: str, partitions: int) -> list[int]:

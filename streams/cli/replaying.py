@@ -66,12 +66,34 @@ class Case:
         return "superseded" if self.forecast == SUPERSEDED else "replayed"
 
 
+class LetterLog:
+    """Which log a dead-letter topic was when its letters were read: in another one their offsets are others'."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._id = self._now()
+
+    def _now(self) -> bytes:
+        return reading.log_ids(self._settings, self._topic).get(self._topic, b"")
+
+    def check(self) -> None:
+        """TransportError where the topic was made anew meanwhile."""
+        now = self._now()
+        if now != self._id:
+            raise TransportError(
+                f"{self._topic} was made anew since its letters were read: what is done about them cannot be noted "
+                "there, another letter would bear it; look at `streams dlq list` and start again"
+            )
+
+
 class Letters:
     """The dead letters of one source, as of now."""
 
     def __init__(self, settings: Settings, source: str, *, replays_max: int, unordered: bool = False) -> None:
         """Looks at the topics and reads the marks. TransportError: there is no dead-letter topic."""
         self._settings = settings
+        self.log = LetterLog(settings, f"{source}.dlq")
         sync = next((sync for sync in settings.sync if sync.source == source), SyncSettings(source=source))
         self.topics = SyncTopics.of(settings.app.id, source, sync.output, sync.partitioning)
         self.unreadable = 0
@@ -89,6 +111,7 @@ class Letters:
             before_rekey=source if self.topics.rekey else "",
             unordered=unordered,
             replays_max=replays_max,
+            logs=reading.log_ids(settings, *origins),
         )
         self._judge = _judge(settings, sync, self.topics, ends[self.topics.input])
 
@@ -173,9 +196,10 @@ def _judge(settings: Settings, sync: SyncSettings, topics: SyncTopics, ends: dic
 class Sender:
     """Writes replayed records, requests for snapshots and marks, at an even rate."""
 
-    def __init__(self, settings: Settings, topics: SyncTopics, per_second: int) -> None:
+    def __init__(self, settings: Settings, letters: Letters, per_second: int) -> None:
+        self._log = letters.log
         self._app_id = settings.app.id
-        self._topics = topics
+        self._topics = letters.topics
         self._per_second = per_second
         options = WriterOptions(security=settings.security, record_bytes_max=settings.limits.record_bytes_max)
         self._writer = open_writer(settings.app.broker, options)
@@ -193,6 +217,7 @@ class Sender:
         """
         for parcel in parcels(((case.entry, case) for case in cases), min(PARCEL_RECORDS, self._per_second)):
             time.sleep(max(0.0, self._started_s + self._sent / self._per_second - time.monotonic()))
+            self._log.check()
             sent = [case for _, case in parcel]
             self._sent += len(sent)
             written = self._written(sent)
@@ -208,7 +233,9 @@ class Sender:
                     raise result
 
     def mark(self, entries: Sequence[Entry], done: Done) -> None:
-        """Says of letters, durably, that this was done about them."""
+        """Says of letters, durably, that this was done about them. TransportError: they are not there any more."""
+        if entries:
+            self._log.check()
         for partition in sorted({entry.partition for entry in entries}):
             offsets = [entry.offset for entry in entries if entry.partition == partition]
             for first in range(0, len(offsets), MARK_OFFSETS_MAX):

@@ -78,10 +78,11 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
     offset, timestamp_ms = records.offset(index), records.timestamp_ms(index)
     own = family.get("origin-topic") == topic and _number(family, "origin-partition", -1) == partition
     first = _number(family, "origin-offset", -1)
-    log = topic_id.hex()
-    if own and 0 <= first < offset:
+    log, first_log = topic_id.hex(), _log(family)
+    is_elsewhere = bool(log and first_log and log != first_log)  # in a log that was replaced it lay anywhere
+    if own and first >= 0 and (is_elsewhere or first < offset):
         offset, timestamp_ms = first, _number(family, "origin-timestamp", timestamp_ms)
-        log = _log(family)
+        log = first_log
     return Letter(
         topic,
         partition,

@@ -116,7 +116,8 @@ class Filter:
 class Rules:
     """What a replay may do.
 
-    `ends`: of the topics that letters may go back to, the next offset by partition. `resync_partitions`: of the topic
+    `ends`: of the topics that letters may go back to, the next offset by partition; `logs`: which log of its name each
+    is, where that is known. `resync_partitions`: of the topic
     where snapshots are asked for. `before_rekey`: the source, where its records are rekeyed; what died there has lost
     its place among the events of its key, and goes back only when `unordered` says so.
     """
@@ -126,6 +127,7 @@ class Rules:
     before_rekey: str = ""
     unordered: bool = False
     replays_max: int = REPLAYS_MAX
+    logs: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,9 @@ def decide(letter: Letter, rules: Rules) -> Decision:
     end = rules.ends.get(letter.topic, {}).get(letter.partition)
     if end is None:
         return _refused("elsewhere", f"{letter.topic} partition {letter.partition} is no part of this source")
-    if letter.offset >= end:
+    now = rules.logs.get(letter.topic, b"")
+    is_other_log = bool(now and letter.topic_id and now.hex() != letter.topic_id)  # its offset says nothing there
+    if letter.offset >= end and not is_other_log:
         return _refused(
             "elsewhere", f"{letter.topic} ends at {end}, before its origin {letter.offset}: it is a new one"
         )

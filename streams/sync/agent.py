@@ -184,7 +184,7 @@ class Sync:
 
     async def _work(self, chunk: Chunk) -> None:
         if chunk.refused and chunk.refused != self.topics.dead_letters:
-            self._bury(chunk)
+            await self._bury(chunk)
             return
         records = chunk.records
         while len(records):
@@ -221,7 +221,7 @@ class Sync:
         self._account(chunk, step.taken, step.counts)
         return step
 
-    def _bury(self, chunk: Chunk) -> None:
+    async def _bury(self, chunk: Chunk) -> None:
         """What comes of the chunk's one record does not fit a topic: a letter; a request is passed, and counted."""
         if chunk.topic == self.topics.resync:
             log.warning(
@@ -230,7 +230,7 @@ class Sync:
             )  # fmt: skip
             self.counts["requests.unanswerable"] += 1
             return
-        letters, counts = buried(chunk, self._letter_bytes_max)
+        letters, counts = await asyncio.to_thread(buried, chunk, self._letter_bytes_max, self.app.transport.log_ids)
         chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
         self._account(chunk, len(chunk), counts)
 

@@ -91,7 +91,8 @@ class Rekey:
         if table is None:
             table = self._tables[chunk.partition] = await self._placed(self._job, chunk.partition)
         if chunk.refused and chunk.refused != self._topics.dead_letters:
-            letters, counts = buried(chunk, self._letter_bytes_max)
+            log_ids = self._app.transport.log_ids
+            letters, counts = await asyncio.to_thread(buried, chunk, self._letter_bytes_max, log_ids)
         else:
             step = await asyncio.to_thread(table.rekey, chunk.records)
             chunk.send_records(self._topics.rekey, BY_KEY, step.patches)

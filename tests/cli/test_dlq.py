@@ -17,10 +17,13 @@ import pytest
 from streams._native import KafkaAdmin, Records, Table, decode_row, xxh3_64
 from streams.cli import run
 from streams.cli.reading import read_all
+from streams.cli.replaying import Letters, Sender
 from streams.client.broker import Ack, WriterOptions
 from streams.client.connect import open_writer
 from streams.dead_letters.letter import Letter, write
+from streams.dead_letters.replay import Filter
 from streams.demo.v1.device_pb2 import DeviceState
+from streams.errors import TransportError
 from streams.kernel.schema import MessageSchema
 from streams.options import AppSettings, Settings
 from streams.settings import sync_settings
@@ -386,6 +389,26 @@ def test_a_record_too_large_for_its_topic_stays(shop: Shop, capsys: pytest.Captu
     assert done["n-1"].startswith("stays, too-large")
     assert (0, ["n-1"]) == left
     assert 2 == shop.work()["patches"]
+
+
+def test_letters_whose_topic_was_made_anew_meanwhile_are_not_marked(local: Shop) -> None:
+    """Their offsets are other letters' by then: nothing is sent or noted, and it is said what to do."""
+    local.letters(letter(local), letter(local, offset=1))
+    found = Letters(local.settings, local.source, replays_max=5)
+    cases = [case for batch in found.cases(Filter()) for case in batch]
+    with Log(local.folder / "log") as log:
+        log.delete_topic(local.topics.dead_letters)
+        log.create_topic(local.topics.dead_letters, 2)
+    local.letters(letter(local, key=b"another"))
+    sender = Sender(local.settings, found, 100)
+    with pytest.raises(TransportError, match=r"made anew.*streams dlq list"):
+        list(sender.replay(cases))
+    with pytest.raises(TransportError, match="made anew"):
+        sender.mark([case.entry for case in cases], "dropped")
+    sender.close()
+
+    assert [b"another"] == [key for key, _, _ in local.read(local.topics.dead_letters)]
+    assert [] == local.read(local.source)
 
 
 def test_a_missing_topic_and_a_missing_letter_fail(local: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,7 +197,7 @@ async def test_a_flush_waits_for_sends_that_wait_for_room(place: Place) -> None:
         done = [send.done() for send in sends]
 
     assert [True] * 20 == done
-    assert [n for n in range(20) if n != 5] == sorted(int(id) for id in ids(place)[0])
+    assert [n for n in range(20) if n != 5] == sorted(map(int, ids(place)[0]))
 
 
 async def test_leaving_waits_for_what_is_under_way(place: Place) -> None:

@@ -57,6 +57,24 @@ def test_a_letter_keeps_the_record(
     )
 
 
+def test_a_letter_knows_the_log_of_its_origin() -> None:
+    """Also through a replay and a second death; in a log that was replaced the first origin lies anywhere."""
+    first, second = bytes(range(16)), bytes(range(1, 17))
+    error = InputError("undecodable", "field 4")
+    letter = bury(record(offset=17), 0, "devices", 3, error, topic_id=first)
+    out = written(letter)
+    assert ("dlq-origin-topic-id", first.hex().encode()) in family(out)
+    assert letter == read(out, 0)
+
+    back = Records()
+    replayed(back, letter)
+    again = Records()
+    again.append(b"k", b"v", back.headers(0), 9, 4)
+    assert (17, first.hex()) == (lambda one: (one.offset, one.topic_id))(bury(again, 0, "devices", 3, error, topic_id=second))
+    assert (4, first.hex()) == (lambda one: (one.offset, one.topic_id))(bury(again, 0, "devices", 3, error, topic_id=first))
+    assert "" == bury(record(own=[("dlq-origin-topic-id", b"x")]), 0, "devices", 3, error).topic_id
+
+
 def test_the_family_is_fixed() -> None:
     """Names, order and text of the headers are a contract."""
     letter = bury(record(), 0, "devices", 3, InputError("missing-key", "no key"))

@@ -46,9 +46,15 @@ def marks(*written: tuple[Done, Sequence[int]], partition: int = 0, at: int = 10
     return held
 
 
+IDS = replace(RULES, logs={"devices": bytes(range(16))})
+
+
 @pytest.mark.parametrize(
     ("changes", "rules", "act", "code"),
     [
+        ({"offset": 18, "topic_id": bytes(range(16)).hex()}, IDS, "refuse", "elsewhere"),
+        ({"offset": 18, "topic_id": bytes(range(1, 17)).hex()}, IDS, "resend", ""),
+        ({"offset": 18, "topic_id": bytes(range(1, 17)).hex()}, RULES, "refuse", "elsewhere"),
         ({}, RULES, "resend", ""),
         ({"value": None}, RULES, "resend", ""),
         ({"length": 5, "value": None}, RULES, "refuse", "stub"),

@@ -1,0 +1,58 @@
+"""What one record's transaction is refused for is this record's own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from streams._native import KafkaAdmin
+from streams.demo.v1.device_pb2 import DeviceState
+from streams.transport.log import Log
+from tests.contract.site import Site
+
+ROOM_BYTES = 20_000
+NOISE = random.Random(3).randbytes(ROOM_BYTES).hex()
+"""No smaller when compressed."""
+
+
+def make(site: Site, topic: str, record_bytes_max: int) -> None:
+    """A topic of one partition that takes no large record."""
+    if site.embedded:
+        with Log.shared(site.folder / "log") as log:
+            log.create_topic(topic, 1, record_bytes_max=record_bytes_max)
+        return
+    made = KafkaAdmin({"bootstrap.servers": site.url.partition("://")[2]}).create_topics(
+        [(topic, 1, -1, {"max.message.bytes": str(record_bytes_max)})], 30_000
+    )
+    assert [(topic, None)] == made
+
+
+async def test_a_patch_that_its_topic_refuses_costs_its_event_alone(site: Site) -> None:
+    """Somebody made the topic of the patches with little room: two events are letters, the others go on.
+
+    The letters name the topic, and the log that their origin counts in.
+    """
+    await site.create(partitions=1)
+    await asyncio.to_thread(make, site, site.patches, ROOM_BYTES)
+    states = [
+        DeviceState(device_id=f"d-{number}", owner_email=NOISE if number in (3, 7) else "") for number in range(12)
+    ]
+    await site.send(states)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.records(site.patches, 10, worker)
+        await site.send([DeviceState(device_id="d-12")])
+        await site.records(site.patches, 11, worker)
+        ids = app.transport.log_ids([site.source])
+        reasons = dict(app.transport.reasons)
+    letters = await site.read(site.dead_letters)
+
+    assert [b"3", b"7"] == [letter.headers["dlq-origin-offset"] for letter in letters]
+    assert [b"d-3", b"d-7"] == [letter.key for letter in letters]
+    assert {b"record-too-large"} == {letter.headers["dlq-reason"] for letter in letters}
+    assert {ids[site.source].hex().encode()} == {letter.headers["dlq-origin-topic-id"] for letter in letters}
+    assert site.patches.encode() in (letters[0].headers["dlq-error"] or b"")
+    assert {f"d-{number}".encode(): [1] for number in range(13) if number not in (3, 7)} == await site.revisions()
+    assert 2 == sync.counts["dead.record-too-large"]
+    assert {} == reasons
