@@ -326,11 +326,18 @@ class Table:
         for a second log; the cure is named.
         """
 
-    def stop(self, reason: str, offset: int, count: int, now_ms: int) -> int:
-        """Notes in the changelog that the partition stands still, and where it goes on; the mark of that layer."""
+    def stop(self, reason: str, offset: int, count: int, now_ms: int, *, before: bool = False) -> int:
+        """Notes in the changelog that the partition stands still, and where it goes on; the mark of that layer.
+
+        `before`: it is the source's own partition of this number, whose records are rekeyed.
+        """
 
     def resume(self, now_ms: int) -> int:
-        """Ends a stop, the same way. A request with the header `resume` does it too."""
+        """Ends all stops, the same way.
+
+        A request with the header `resume` does it too: of those that began at the time in it (ms) or before, all where
+        the header is empty.
+        """
 
     def upgrade(self) -> int:
         """Writes rows and record in the newest format from now on; the mark of the layer that says so."""
@@ -405,6 +412,8 @@ class PartitionFields(TypedDict):
     fence: int
     partial: bool
     stop: StopFields | None
+    stop_before: StopFields | None
+    """Of the source's own partition of this number, where the input is rekeyed."""
     origins: dict[bytes, dict[int, int]]
     """Rekeyed input: the highest offset that was copied, by log and partition of the source."""
 

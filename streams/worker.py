@@ -308,6 +308,7 @@ async def restore(app: Any, sync: Sync, assignment: Iterable[Any], keep_going: C
     try:
         await asyncio.to_thread(sync.states.assign, partitions, keep_going, report)
         await asyncio.to_thread(sync.states.raise_epoch, sync.epoch_above)
+        sync.halting.hold()
     finally:
         reasons.pop(reason, None)
     copies = {tp.partition for tp in app.assignor.assigned_standbys() if tp.topic == sync.topics.input}

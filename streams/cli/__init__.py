@@ -23,6 +23,7 @@ COMMANDS = {
     "state": "Look at, snapshot, verify, rebuild or upgrade keyed state.",
     "circuits": "Show the circuits of all targets, or set one by hand.",
     "dlq": "List, show, replay or drop dead letters.",
+    "resume": "Let partitions go on that too many dead letters stopped.",
     "doctor": "Check topics, retentions, schema, clock and disk; name each cure.",
     "demo": "Run the main job on a month of real flights, on this machine alone.",
     "bench": "Measure this checkout: throughput, latency, scaling, bytes, and against others.",

@@ -11,7 +11,7 @@ from streams.errors import Finding
 from streams.options import Settings, SyncSettings
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics, count_cure
 
-__all__ = ["Facts", "TopicFacts", "findings"]
+__all__ = ["Facts", "Stopped", "TopicFacts", "findings"]
 
 CLOCK_AHEAD_MS = 60_000
 """A record stamped a minute ahead of this machine: one of the two clocks is wrong, not merely late."""
@@ -33,6 +33,16 @@ class TopicFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """A partition that stands still since then, because of so many dead letters; `topic` is what is not read."""
+
+    topic: str
+    partition: int
+    since_ms: int
+    letters: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What was looked up. `schema_changes` and `newest_ms` by source, where there is anything."""
 
@@ -45,6 +55,8 @@ class Facts:
     """Of every partition of every sync whose topics exist."""
     replaced: Mapping[str, str] = field(default_factory=dict)
     """Topics that the worker on this machine found to be other ones since it started."""
+    stops: Mapping[str, Sequence[Stopped]] = field(default_factory=dict)
+    """The stopped partitions of each source, as its changelog has them."""
     waiting: Mapping[str, str] = field(default_factory=dict)
     """What the worker on this machine waits for, by its /readyz; empty where none answers."""
     others: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -72,6 +84,7 @@ def findings(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield from _timestamps(topics, facts)
         yield from _schema(sync, facts)
         yield from _clock(sync, facts)
+        yield from _stopped(sync, facts)
     for log in facts.logs:
         yield from log_findings(log, facts.now_ms)
     for topic, note in facts.replaced.items():
@@ -163,6 +176,28 @@ def _timestamps(topics: SyncTopics, facts: Facts) -> Iterator[Finding]:
                 f"topic {name}", f"message.timestamp.type={kind}", "LogAppendTime",
                 "retention would count from the event's time, and remove what is old but was just written",
             )  # fmt: skip
+
+
+def _stopped(sync: SyncSettings, facts: Facts) -> Iterator[Finding]:
+    """A partition that stands still while its topic's retention goes on: what is removed then was never read."""
+    for stop in facts.stops.get(sync.source, ()):
+        age_ms = max(0, facts.now_ms - stop.since_ms)
+        topic = facts.topics.get(stop.topic)
+        kept_ms = topic.number("retention.ms") if topic else None
+        left = "its records are kept for ever"
+        if kept_ms is not None and kept_ms >= 0:
+            left_ms = kept_ms - age_ms
+            left = (
+                f"the first records behind it go in {left_ms} ms"
+                if left_ms > 0
+                else "records behind it are gone unread"
+            )
+        yield Finding(
+            f"{stop.topic} partition {stop.partition}",
+            f"stopped since {age_ms} ms by {stop.letters} dead letters; {left}",
+            "one that is read",
+            f"look at `streams dlq list {sync.source}`, mend the cause, then `streams resume {sync.source}`",
+        )
 
 
 def _schema(sync: SyncSettings, facts: Facts) -> Iterator[Finding]:

@@ -12,11 +12,11 @@ import click
 import orjson
 
 from streams._native import KafkaAdmin
-from streams.cli import checks, flags, reading, verifying, writers
+from streams.cli import checks, flags, reading, resume, verifying, writers
 from streams.cli.stored import log_facts, schema_changes, stored
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import FindingsError, TransportError
-from streams.options import Settings
+from streams.options import Settings, SyncSettings
 from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
 
@@ -78,6 +78,7 @@ def look(settings: Settings) -> checks.Facts:
             for topics in wanted
             if topics.changelog in there
         },
+        stops={sync.source: _stops(settings, sync, there) for sync in settings.sync},
     )
 
 
@@ -121,6 +122,18 @@ def _said(settings: Settings) -> dict[str, dict[str, str]]:
         return {}  # nobody there, or somebody else
     finally:
         connection.close()
+
+
+def _stops(settings: Settings, sync: SyncSettings, topics: dict[str, checks.TopicFacts]) -> list[checks.Stopped]:
+    """The partitions of a sync that stand still, as its changelog has them."""
+    wanted = SyncTopics.of(settings.app.id, sync.source, sync.output, sync.partitioning)
+    if wanted.changelog not in topics:
+        return []
+    return [
+        checks.Stopped(topic, partition, stop["since_ms"], stop["count"])
+        for partition, by_topic in sorted(resume.stops(settings, wanted).items())
+        for topic, stop in by_topic.items()
+    ]
 
 
 def _disk_free(path: Path) -> int:

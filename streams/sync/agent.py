@@ -28,11 +28,10 @@ from streams.kernel.schema import MessageSchema
 from streams.options import LimitSettings, SyncSettings
 from streams.state.table import States
 from streams.sync.burial import buried
-from streams.sync.limits import Limits
+from streams.sync.halting import Halting
 from streams.sync.rekey import Rekey
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
-from streams.transport.stopped import stop_after
 
 __all__ = ["Sync", "make_job"]
 
@@ -116,15 +115,14 @@ class Sync:
         self.kernel_seconds = 0.0
         self.epoch_above = 0
         """Epochs begin above this one: the highest in an output that was taken over."""
+        self.halting = Halting(app, topics, limits, clock, lambda: self.states)
         self.rekey: Rekey | None = None
         """In front of this sync, where the source is repartitioned."""
         if topics.rekey:
-            before = Limits(topics.source, topics.dead_letters, limits, clock)
-            self.rekey = Rekey(app, topics, before, self.counts, limits.record_bytes_max, clock)
+            self.rekey = Rekey(app, topics, self.halting, self.counts, limits.record_bytes_max)
         self._record_bytes_max = limits.record_bytes_max
         self._letter_bytes_max = limits.record_bytes_max + HEADER_ROOM_BYTES
         self._job(spec, topics.source, 0)  # a key that the message lacks is said now, not when the topic appears
-        self._limits = Limits(topics.input, topics.dead_letters, limits, clock)
         self._clock = clock
         self._states: States | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{topics.source}")
@@ -165,7 +163,7 @@ class Sync:
 
     async def rewind(self, lost: bool) -> None:
         """Uncommitted rows go; with `lost` the committed ones too, to be read from the changelog again."""
-        self._limits.clear()
+        self.halting.clear()
         if self.rekey is not None:
             await self.rekey.rewind(lost)
         if self._states is not None:
@@ -198,7 +196,7 @@ class Sync:
         """Has the kernel work on records of the chunk; None: they will be read again."""
         requests = chunk.topic == self.topics.resync
         loop = asyncio.get_running_loop()
-        async with self.app.consumer.working():
+        async with self.app.consumer.working(), self.halting.order(chunk.partition):
             if not self.app.consumer.is_current(chunk):
                 return None
             state = self.states[chunk.partition]
@@ -206,9 +204,12 @@ class Sync:
             began = self._clock.monotonic_s()
             step = await loop.run_in_executor(self._thread, work)
             self.kernel_seconds += self._clock.monotonic_s() - began
-        if step.fatal is not None:
-            raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
-        chunk.changed(state, step.mark, step.counts["row_bytes"])
+            if not self.app.consumer.is_current(chunk):
+                return None  # a rewind waits for this to end; it takes the rows back
+            if step.fatal is not None:
+                raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
+            chunk.changed(state, step.mark, step.counts["row_bytes"])
+            self.app.consumer.turns.enter(chunk)
         chunk.send_records(self.topics.output, chunk.partition, step.patches)
         letters = fitted(step.dead_letters, self._letter_bytes_max)
         chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
@@ -218,7 +219,7 @@ class Sync:
                 "source counts anew, see `streams state reset-sequence`",
                 self.topics.input, chunk.partition, offset, hashed,
             )  # fmt: skip
-        self._account(chunk, step.taken, step.counts)
+        await self._account(chunk, step.taken, step.counts)
         return step
 
     async def _bury(self, chunk: Chunk) -> None:
@@ -232,12 +233,11 @@ class Sync:
             return
         letters, counts = await asyncio.to_thread(buried, chunk, self._letter_bytes_max, self.app.transport.log_ids)
         chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
-        self._account(chunk, len(chunk), counts)
+        await self._account(chunk, len(chunk), counts)
 
-    def _account(self, chunk: Chunk, records: int, counts: Mapping[str, int]) -> None:
+    async def _account(self, chunk: Chunk, records: int, counts: Mapping[str, int]) -> None:
         self.counts.update(counts)
-        if chunk.topic == self.topics.resync:
-            return  # requests among bad events do not make these better
-        stopping = self._limits.observe(chunk.partition, records, counts)
-        if stopping is not None:
-            stop_after(self.app.consumer, chunk, stopping.code, stopping.words, self._clock.now_ms())
+        if chunk.topic != self.topics.resync:  # requests among bad events do not make these better
+            await self.halting.count(chunk, records, counts)
+        elif counts.get("resumes"):
+            await self.halting.resume(chunk.partition)

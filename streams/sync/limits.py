@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from streams.clock import Clock
-from streams.dead_letters.limit import Limit, Verdict
+from streams.dead_letters.limit import Limit
 from streams.options import LimitSettings
+from streams.sync.topics import SyncTopics
 
 __all__ = ["Limits", "Stopping", "told"]
 
@@ -22,22 +25,22 @@ REASONS_MAX = 1_000
 RULES = {"ratio": "limits.dead_letter_ratio", "consecutive": "limits.dead_letter_consecutive"}
 
 
-class Stopping:
-    """Why a partition stops: a short code for the record, words for people."""
+class Stopping(NamedTuple):
+    """Why a partition stops: a short code for its record and metrics, and how many records were bad."""
 
-    def __init__(self, topic: str, partition: int, verdict: Verdict, reason: str, letters: str) -> None:
-        self.count = verdict.dead
-        self.code = f"{verdict.rule}:{reason}"
-        self.words = told(topic, partition, self.code, verdict.dead, letters)
+    code: str
+    dead: int
 
 
-def told(topic: str, partition: int, code: str, count: int, letters: str) -> str:
+def told(topic: str, partition: int, code: str, count: int, offset: int, since_ms: int, topics: SyncTopics) -> str:
     """What a person reads of a stop: what came, where it is, and the cure. `code` is that of the stop's record."""
     rule, _, reason = code.partition(":")
+    since = datetime.fromtimestamp(since_ms / 1000, UTC).isoformat(timespec="seconds")
     return (
-        f"{topic} partition {partition} is stopped: {count} records became dead letters lately (mostly {reason}), as "
-        f"many as {RULES.get(rule, rule)} allows; they are in {letters} (`streams dlq list`): mend the producer or the "
-        "[[sync]], then `streams resume`"
+        f"{topic} partition {partition} is stopped at offset {offset} since {since}: {count} records became dead "
+        f"letters lately (mostly {reason}), as many as {RULES.get(rule, rule)} allows; they are in "
+        f"{topics.dead_letters} (`streams dlq list {topics.source}`): mend the producer or the [[sync]], then `streams "
+        f"resume {topics.source}`"
     )
 
 
@@ -67,7 +70,7 @@ class Limits:
         if not verdict.stop:
             return None
         reason = max(reasons, key=lambda name: reasons[name], default="none")
-        return Stopping(self._topic, partition, verdict, reason, self._letters)
+        return Stopping(f"{verdict.rule}:{reason}", verdict.dead)
 
     def clear(self, partition: int | None = None) -> None:
         """Chunks are about to be read again, or somebody lets a partition go on: it begins as on the first day."""

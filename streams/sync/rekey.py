@@ -15,14 +15,12 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 from streams._native import Job, Table
-from streams.clock import Clock
 from streams.dead_letters.letter import fitted
 from streams.errors import TransportError
 from streams.sync.burial import buried
-from streams.sync.limits import Limits
+from streams.sync.halting import Halting
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
-from streams.transport.stopped import stop_after
 
 __all__ = ["Rekey"]
 
@@ -38,16 +36,14 @@ class Rekey:
         self,
         app: Any,
         topics: SyncTopics,
-        limits: Limits,
+        halting: Halting,
         counts: Counter[str],
         record_bytes_max: int,
-        clock: Clock,
     ) -> None:
         """`counts`: the sync's counters; what is dead-lettered here is counted there."""
         self._app = app
         self._topics = topics
-        self._limits = limits
-        self._clock = clock
+        self._halting = halting
         self._counts = counts
         self._letter_bytes_max = record_bytes_max + HEADER_ROOM_BYTES
         self._job: Job | None = None
@@ -63,8 +59,7 @@ class Rekey:
             await self._work(chunk)
 
     async def rewind(self, lost: bool) -> None:
-        """Chunks are read again: what was counted of them for the limit is forgotten, and which log they are of."""
-        self._limits.clear()
+        """Chunks are read again: which log they are of is asked again."""
         self._tables.clear()
 
     def _table(self, job: Job, partition: int) -> Table:
@@ -99,6 +94,4 @@ class Rekey:
             letters, counts = fitted(step.dead_letters, self._letter_bytes_max), step.counts
         chunk.send_records(self._topics.dead_letters, chunk.partition, letters)
         self._counts.update(counts)
-        stopping = self._limits.observe(chunk.partition, len(chunk), counts)
-        if stopping is not None:
-            stop_after(self._app.consumer, chunk, stopping.code, stopping.words, self._clock.now_ms())
+        await self._halting.count(chunk, len(chunk), counts)

@@ -87,7 +87,7 @@ class ChunkConsumer:
         self.epoch = 1
         self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._next: dict[tuple[str, int], int] = {}  # where the next chunk of a partition begins, in this epoch
-        self._turns = Turns()
+        self.turns = Turns()
         self._working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -120,7 +120,7 @@ class ChunkConsumer:
         if not lost:
             self.failing.forget_reason()
         self._next.clear()
-        self._turns.clear()
+        self.turns.clear()
         self.pipeline.discard()  # before anything is waited for: none of it may begin to commit meanwhile
         await self._idle.wait()
         for callback in self._rewinds:
@@ -155,7 +155,7 @@ class ChunkConsumer:
             return
         if chunk is not share:
             chunk.take_in(share)
-        self._turns.enter(chunk)
+        self.turns.enter(chunk)
         if chunk.finished < readers:
             return
         where = (chunk.topic, chunk.partition)
@@ -167,7 +167,7 @@ class ChunkConsumer:
             )
         self._next[where] = chunk.last + 1
         chunk.complete = True
-        for ready in self._turns.ready(chunk):
+        for ready in self.turns.ready(chunk):
             if self.is_current(ready):
                 await self.pipeline.submit(ready)
 

@@ -13,7 +13,9 @@ from faust.types import TP
 
 from streams.transport.chunk import Chunk
 
-__all__ = ["Stop", "Stops", "go_on", "stop_after"]
+__all__ = ["Stop", "Stops", "go_on", "hold", "stop_after"]
+
+NOT_FETCHED = -1
 
 
 class Stop(NamedTuple):
@@ -24,6 +26,7 @@ class Stop(NamedTuple):
     reason: str
     """For people: what was counted, and the cure."""
     offset: int
+    """Below 0: where the committed offset is, from which nothing was fetched here."""
     since_ms: int
 
 
@@ -71,7 +74,12 @@ class Stops:
 
 def stop_after(consumer: Any, chunk: Chunk, code: str, reason: str, now_ms: int) -> None:
     """This chunk is the last one of its partition until somebody lets it go on; it is still committed."""
-    consumer.stops.stop(TP(chunk.topic, chunk.partition), Stop(code, reason, chunk.last + 1, now_ms))
+    consumer.stops.stop(TP(chunk.topic, chunk.partition), Stop(code, reason, (chunk.whole or chunk).last + 1, now_ms))
+
+
+def hold(consumer: Any, topic: str, partition: int, code: str, reason: str, since_ms: int) -> None:
+    """This partition came here stopped; nothing of it was fetched yet."""
+    consumer.stops.stop(TP(topic, partition), Stop(code, reason, NOT_FETCHED, since_ms))
 
 
 async def go_on(consumer: Any, topic: str, partition: int) -> bool:
@@ -81,6 +89,6 @@ async def go_on(consumer: Any, topic: str, partition: int) -> bool:
     if stop is None:
         return False
     consumer.pace.forget([tp])
-    if await consumer.position(tp) is not None:  # else the seek that follows an assignment is still to come
+    if stop.offset != NOT_FETCHED and await consumer.position(tp) is not None:
         await consumer.seek(tp, stop.offset)
     return True

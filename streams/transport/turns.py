@@ -23,9 +23,10 @@ class Turns:
         """Nothing that was finished before is committed any more."""
         self._turns.clear()
 
-    def enter(self, chunk: Chunk) -> None:
-        """An agent has finished the chunk, and changed what it changed."""
-        for participant, _ in chunk.marks:
+    def enter(self, share: Chunk) -> None:
+        """An agent changed state with its share of a chunk: the chunk has its turn from now on."""
+        chunk = share.whole or share
+        for participant, _ in share.marks:
             if chunk not in self._turns[participant]:
                 self._turns[participant].append(chunk)
 

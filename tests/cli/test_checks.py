@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from streams.cli.checks import Facts, TopicFacts, findings
+from streams.cli.checks import Facts, Stopped, TopicFacts, findings
 from streams.options import AppSettings, Settings
 from streams.settings import sync_settings
 
@@ -58,6 +58,10 @@ def test_what_is_sound_is_left_alone() -> None:
          "100000 ms ahead"),
         (dataclasses.replace(FACTS, others={"devices.patches": ["shop"]}), "output devices.patches", "fleet and shop"),
         (dataclasses.replace(FACTS, split_keys={"devices": [b"d-1"]}), "devices: changelog", "more than one partition"),
+        (dataclasses.replace(FACTS, stops={"devices": [Stopped("devices", 3, FACTS.now_ms - 1_000, 50)]}),
+         "devices partition 3", "the first records behind it go in 604799000 ms"),
+        (dataclasses.replace(FACTS, stops={"devices": [Stopped("devices", 3, FACTS.now_ms - 604_800_001, 50)]}),
+         "devices partition 3", "gone unread"),
         (dataclasses.replace(FACTS, schema_changes={"devices": ["field 3 was int32, is string"]}),
          "sync devices: message", "field 3"),
     ],

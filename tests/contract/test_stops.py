@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from streams._native import murmur2_partition
 from streams.app import App
+from streams.cli import run
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.transport.stopped import go_on
 from tests.contract.site import Site
@@ -101,3 +103,69 @@ async def test_a_stopped_partition_goes_on_where_it_stopped(site: Site) -> None:
     assert {} == held
     assert keys(states) == await site.revisions()
     assert 230 == sync.counts["events"]
+
+
+async def test_a_stop_outlives_the_worker_and_ends_on_request(site: Site) -> None:
+    """The next worker reads it; requests without a worker, twice, and for one that is not stopped do no harm."""
+    await site.create(partitions=2)
+    config = site.folder / "streams.toml"
+    config.write_text(f'[app]\nid = "fleet-{site.source}"\nbroker = "{site.url}"\n')
+    resume = ["resume", site.source, "--config", str(config)]
+    await site.write(site.source, *[GARBAGE] * ROW, key=b"k", partition=0)
+    app = site.app()
+    app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.records(site.dead_letters, ROW, worker)
+        await site.until(lambda: stopped(app), worker)
+    await site.send([device(0), device(1)])
+
+    app = site.app()
+    app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.records(site.patches, 1, worker)
+        assert {(site.source, 0)} == set(stopped(app))
+        (words,) = app.health.held_back().values()
+        assert f"at offset {ROW}" in words
+        assert keys([device(1)]) == await site.revisions()
+    assert [0, 0, 0] == [await asyncio.to_thread(run, [*resume, *more]) for more in ([], [], ["--partition", "1"])]
+    assert 2 == await asyncio.to_thread(run, [*resume, "--partition", "2"])
+
+    app = site.app({"limits.dead_letter_consecutive": 20})
+    sync = app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.records(site.patches, 2, worker)
+        await site.until(lambda: sync.counts["resumes"], worker)
+        assert {} == stopped(app)
+        await site.write(site.source, *[GARBAGE] * 20, key=b"k", partition=0)
+        await site.until(lambda: stopped(app), worker)
+    assert keys([device(0), device(1)]) == await site.revisions()
+    assert ROW + 20 == len(await site.read(site.dead_letters))
+
+
+async def test_the_source_in_front_of_a_rekeyed_input_stops_by_itself(site: Site) -> None:
+    """What others copied into the partition of the same number goes on; the stop outlives the worker here, too."""
+    await site.create(partitions=2)
+    config = site.folder / "streams.toml"
+    config.write_text(
+        f'[app]\nid = "fleet-{site.source}"\nbroker = "{site.url}"\n[[sync]]\nsource = "{site.source}"\n'
+        'message = "streams.demo.v1.DeviceState"\nmodule = "streams.demo.v1.device_pb2"\npartitioning = "repartition"\n'
+    )
+    await site.write(site.source, *[GARBAGE] * ROW, partition=0)
+    for restarted in (False, True):
+        app = site.app()
+        app.sync(site.source, DeviceState, key="field:device_id", partitioning="repartition")
+        async with site.running(app) as worker:
+            await site.until(partial(stopped, app), worker)
+            assert {(site.source, 0)} == set(stopped(app))
+            states = [DeviceState(device_id=f"{restarted}-{number}") for number in range(8)]
+            await site.write(site.source, *[state.SerializeToString() for state in states], partition=1)
+            await site.records(site.patches, 16 if restarted else 8, worker)
+            await site.write(site.source, states[0].SerializeToString(), partition=0)
+    assert 0 == await asyncio.to_thread(run, ["resume", site.source, "--config", str(config)])
+
+    app = site.app()
+    sync = app.sync(site.source, DeviceState, key="field:device_id", partitioning="repartition")
+    async with site.running(app) as worker:
+        await site.until(lambda: sync.counts["rekeyed"] == 2, worker)
+        assert {} == stopped(app)
+    assert ROW == len(await site.read(site.dead_letters))

@@ -70,8 +70,12 @@ def test_a_letter_knows_the_log_of_its_origin() -> None:
     replayed(back, letter)
     again = Records()
     again.append(b"k", b"v", back.headers(0), 9, 4)
-    assert (17, first.hex()) == (lambda one: (one.offset, one.topic_id))(bury(again, 0, "devices", 3, error, topic_id=second))
-    assert (4, first.hex()) == (lambda one: (one.offset, one.topic_id))(bury(again, 0, "devices", 3, error, topic_id=first))
+    assert (17, first.hex()) == (lambda one: (one.offset, one.topic_id))(
+        bury(again, 0, "devices", 3, error, topic_id=second)
+    )
+    assert (4, first.hex()) == (lambda one: (one.offset, one.topic_id))(
+        bury(again, 0, "devices", 3, error, topic_id=first)
+    )
     assert "" == bury(record(own=[("dlq-origin-topic-id", b"x")]), 0, "devices", 3, error).topic_id
 
 

@@ -100,10 +100,21 @@ impl Owner {
         self.record.note_origin(log, partition, offset)
     }
 
-    /// Sets or ends the stop.
-    pub fn set_stopped(&mut self, stopped: Option<Stopped>) {
-        self.is_changed |= self.record.stopped != stopped;
-        self.record.stopped = stopped;
+    /// Notes a stop: of this partition, or of the source's own of this number (`is_before` rekeying).
+    pub fn stop(&mut self, stopped: Stopped, is_before: bool) {
+        let place = if is_before { &mut self.record.stopped_before } else { &mut self.record.stopped };
+        *place = Some(stopped);
+        self.is_changed = true;
+    }
+
+    /// Ends the stops that began at this time or before it: whoever asks for it knows of no later one. How many.
+    pub fn resume(&mut self, until_ms: u64) -> u64 {
+        let mut ended = 0;
+        for place in [&mut self.record.stopped, &mut self.record.stopped_before] {
+            ended += u64::from(place.take_if(|stopped| stopped.since_ms <= until_ms).is_some());
+        }
+        self.is_changed |= ended > 0;
+        ended
     }
 
     pub fn repairs(&self) -> impl Iterator<Item = (&[u8], Passed)> {
@@ -184,15 +195,25 @@ impl SyncTable {
     }
 
     /// Stops the partition, as a record of its changelog; the mark of the layer that has it.
-    pub fn stop(&mut self, reason: &str, offset: i64, count: u64, now_ms: u64) -> Result<u64, Failure> {
+    /// `is_before`: not its own reading stops, but that of the source's partition of this number, which is rekeyed.
+    pub fn stop(
+        &mut self,
+        reason: &str,
+        offset: i64,
+        count: u64,
+        now_ms: u64,
+        is_before: bool,
+    ) -> Result<u64, Failure> {
         self.now_ms = now_ms;
-        self.change(|owner| owner.set_stopped(Some(Stopped::new(reason, offset, now_ms, count))))
+        self.change(|owner| owner.stop(Stopped::new(reason, offset, now_ms, count), is_before))
     }
 
-    /// Ends a stop, the same way.
+    /// Ends its stops, the same way.
     pub fn resume(&mut self, now_ms: u64) -> Result<u64, Failure> {
         self.now_ms = now_ms;
-        self.change(|owner| owner.set_stopped(None))
+        self.change(|owner| {
+            owner.resume(u64::MAX);
+        })
     }
 
     /// From the next call on rows and record are written in the newest format; the mark of the layer that says so.

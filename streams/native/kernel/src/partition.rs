@@ -13,6 +13,7 @@
 //! | 7     | bool          | rows are missing: nobody knows what became of a key without one                           |
 //! | 8     | message       | the stop, if any: 1 reason, 2 offset, 3 since (milliseconds), 4 count                     |
 //! | 9     | repeated      | 1 id of a log, 2 packed: partition, highest origin offset, ... of rekeyed input           |
+//! | 10    | message       | as 8, of the source's own partition of this number, where the input is rekeyed            |
 //!
 //! An offset counts in one log. A log that was replaced gets the next ordinal, and a row names the ordinal of its offset.
 
@@ -89,6 +90,8 @@ pub struct PartitionRecord {
     pub fence_base: u32,
     pub is_partial: bool,
     pub stopped: Option<Stopped>,
+    /// The same of the source's partition of this number, whose records are rekeyed into any.
+    pub stopped_before: Option<Stopped>,
     origins: Vec<(LogId, BTreeMap<u32, i64>)>,
 }
 
@@ -110,6 +113,7 @@ impl PartitionRecord {
             fence_base: 0,
             is_partial: false,
             stopped: None,
+            stopped_before: None,
             origins: Vec::new(),
         }
     }
@@ -191,12 +195,14 @@ impl PartitionRecord {
         wire::put_uint(out, 6, u64::from(self.fence_base));
         wire::put_uint(out, 7, u64::from(self.is_partial));
         let mut inner = Vec::new();
-        if let Some(stopped) = &self.stopped {
+        for (number, stopped) in [(8, &self.stopped), (10, &self.stopped_before)] {
+            let Some(stopped) = stopped else { continue };
+            inner.clear();
             wire::put_len(&mut inner, 1, stopped.reason.as_bytes());
             wire::put_uint(&mut inner, 2, stopped.offset as u64);
             wire::put_uint(&mut inner, 3, stopped.since_ms);
             wire::put_uint(&mut inner, 4, stopped.count);
-            wire::put_len(out, 8, &inner);
+            wire::put_len(out, number, &inner);
         }
         for (log, offsets) in &self.origins {
             let mut packed = Vec::with_capacity(10 * offsets.len());
@@ -244,6 +250,7 @@ impl PartitionRecord {
                 (7, wire::VARINT) => self.is_partial = field.varint() != 0,
                 (8, wire::LEN) => self.stopped = Some(stopped(field.value)?),
                 (9, wire::LEN) => self.origins.push(origins(field.value)?),
+                (10, wire::LEN) => self.stopped_before = Some(stopped(field.value)?),
                 _ => {}
             }
         }
@@ -302,6 +309,7 @@ mod tests {
         record.replace_log([2; 16]);
         record.is_partial = true;
         record.stopped = Some(Stopped::new("dead-letters", -1, 5, 6));
+        record.stopped_before = Some(Stopped::new("ratio", 7, 8, 9));
         assert!(record.note_origin([4; 16], 3, 100));
         record
     }

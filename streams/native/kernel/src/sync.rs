@@ -773,9 +773,12 @@ impl Call<'_> {
     ) -> Result<(), Stop> {
         let job = self.job;
         let counts = &mut self.step.counts;
-        if request.headers().any(|(name, _)| name == b"resume") {
-            counts.resumes += u64::from(self.owner.record.stopped.is_some());
-            self.owner.set_stopped(None);
+        if let Some((_, until)) = request.headers().find(|(name, _)| *name == b"resume") {
+            // Names the newest stop that whoever asked knew of, or none: a later one is none of this request's business.
+            match until.filter(|until| !until.is_empty()).map_or(Some(u64::MAX), decimal) {
+                Some(until) => counts.resumes += self.owner.resume(until),
+                None => counts.requests_damaged += 1,
+            }
             return Ok(());
         }
         let Some(key) = requested_key(request) else {

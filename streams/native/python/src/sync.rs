@@ -10,7 +10,7 @@ use streams_kernel::confluent::SchemaIndexes;
 use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
 use streams_kernel::owner::Assignment;
-use streams_kernel::partition::{LogId, PartitionRecord, LOG_UNKNOWN, PARTITION_KEY};
+use streams_kernel::partition::{LogId, PartitionRecord, Stopped, LOG_UNKNOWN, PARTITION_KEY};
 use streams_kernel::row::{self, Row, IDS_DEFAULT, RESERVED_PREFIX, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
 use streams_kernel::sync::{Failure, Step, SyncTable, EXPIRE_MAX};
 
@@ -306,8 +306,9 @@ impl PyTable {
         Ok(answer)
     }
 
-    fn stop(&self, py: Python<'_>, reason: &str, offset: i64, count: u64, now_ms: u64) -> PyResult<u64> {
-        self.detached(py, |table| table.stop(reason, offset, count, now_ms))?.map_err(failed)
+    #[pyo3(signature = (reason, offset, count, now_ms, *, before=false))]
+    fn stop(&self, py: Python<'_>, reason: &str, offset: i64, count: u64, now_ms: u64, before: bool) -> PyResult<u64> {
+        self.detached(py, |table| table.stop(reason, offset, count, now_ms, before))?.map_err(failed)
     }
 
     fn resume(&self, py: Python<'_>, now_ms: u64) -> PyResult<u64> {
@@ -380,26 +381,26 @@ fn partition_fields<'p>(py: Python<'p>, record: &PartitionRecord) -> PyResult<Bo
         }
         origins.set_item(id_bytes(py, log), found)?;
     }
-    let stop = match &record.stopped {
-        None => None,
-        Some(stopped) => {
-            let stop = PyDict::new(py);
-            stop.set_item("reason", &stopped.reason)?;
-            stop.set_item("offset", stopped.offset)?;
-            stop.set_item("since_ms", stopped.since_ms)?;
-            stop.set_item("count", stopped.count)?;
-            Some(stop)
-        }
-    };
     fields.set_item("row_format", record.row_format)?;
     fields.set_item("logs", logs)?;
     fields.set_item("ordinal", record.ordinal())?;
     fields.set_item("last_epoch", record.last_epoch)?;
     fields.set_item("fence", record.fence)?;
     fields.set_item("partial", record.is_partial)?;
-    fields.set_item("stop", stop)?;
+    fields.set_item("stop", stop_fields(py, &record.stopped)?)?;
+    fields.set_item("stop_before", stop_fields(py, &record.stopped_before)?)?;
     fields.set_item("origins", origins)?;
     Ok(fields)
+}
+
+fn stop_fields<'p>(py: Python<'p>, stopped: &Option<Stopped>) -> PyResult<Option<Bound<'p, PyDict>>> {
+    let Some(stopped) = stopped else { return Ok(None) };
+    let fields = PyDict::new(py);
+    fields.set_item("reason", &stopped.reason)?;
+    fields.set_item("offset", stopped.offset)?;
+    fields.set_item("since_ms", stopped.since_ms)?;
+    fields.set_item("count", stopped.count)?;
+    Ok(Some(fields))
 }
 
 /// A partition record by the names of its parts; ValueError on damage or a newer format.
