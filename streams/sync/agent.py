@@ -209,7 +209,7 @@ class Sync:
             if step.fatal is not None:
                 raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
             chunk.changed(state, step.mark, step.counts["row_bytes"])
-            self.app.consumer.turns.enter(chunk)
+            self.app.consumer.turns.took(state, step.mark)
         chunk.send_records(self.topics.output, chunk.partition, step.patches)
         letters = fitted(step.dead_letters, self._letter_bytes_max)
         chunk.send_records(self.topics.dead_letters, chunk.partition, letters)

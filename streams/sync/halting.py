@@ -62,7 +62,7 @@ class Halting:
                 state.table.stop, stopping.code, offset, stopping.dead, now_ms, before=before
             )
             chunk.changed(state, mark, RECORD_BYTES)
-            consumer.turns.enter(chunk)
+            consumer.turns.took(state, mark)
         words = self._words(chunk.topic, chunk.partition, stopping.code, stopping.dead, offset, now_ms)
         stop_after(consumer, chunk, stopping.code, words, now_ms)
 
