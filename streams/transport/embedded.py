@@ -20,7 +20,7 @@ from streams.transport.embedded_consumer import Consumer
 from streams.transport.embedded_producer import Producer
 from streams.transport.expiry import Expiry
 from streams.transport.tail import Positions, Progress, Sink
-from streams.transport.worker_log import WorkerLog
+from streams.transport.worker_log import FULL_PAUSE_S, WorkerLog
 
 __all__ = ["Consumer", "Producer", "Transport"]
 
@@ -102,7 +102,7 @@ class Transport(base.Transport):
         self.log.declare(name, self.log.log.partitions(like) or 0, config)
 
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
-        """Returns when every topic exists: those that do not are made here."""
+        """Returns when every topic exists: those that do not are made here. A full disk is waited for."""
 
         def declare() -> None:
             waiting = [""]
@@ -114,7 +114,16 @@ class Transport(base.Transport):
             for topic in wanted:
                 self.log.declare(topic)
 
-        await asyncio.to_thread(declare)
+        while not stopping():
+            try:
+                await asyncio.to_thread(declare)
+                break
+            except TransportError as error:
+                if not error.retriable:
+                    raise
+                self.reasons["topics"] = str(error)
+            await asyncio.sleep(FULL_PAUSE_S)
+        self.reasons.pop("topics", None)
 
     def tend_clients(self) -> None:
         """There are none."""

@@ -19,7 +19,7 @@ from streams.transport.log import Log
 from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink
 
-__all__ = ["EmbeddedLedger", "WorkerLog"]
+__all__ = ["FULL_PAUSE_S", "EmbeddedLedger", "WorkerLog"]
 
 FULL_PAUSE_S = 1.0
 """How often a full disk is tried again: somebody has to make room, which takes longer."""
