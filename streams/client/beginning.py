@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CUT", "REPLACED", "Beginning", "Bounds", "LogReplaced", "Stored", "begin"]
+__all__ = ["CUT", "REPLACED", "Beginning", "Bounds", "LogReplaced", "Stored", "begin", "log_of"]
 
 REPLACED, CUT = "replaced", "cut"
+ID_BYTES = 16
+"""Ids of logs are UUIDs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,15 @@ def begin(bounds: Bounds, stored: Stored | None) -> Beginning:
         lost, expected, read_from = lost or CUT, expected if lost else read_from, bounds.start
     partial = bool(lost) or (stored is None and read_from > 0)
     return Beginning(read_from, max(hand_from, read_from), lost, expected, partial)
+
+
+def log_of(metadata: str) -> bytes:
+    """The id of a log that was kept beside an offset; empty: none, or another program's words."""
+    try:
+        kept = bytes.fromhex(metadata)
+    except ValueError:
+        return b""
+    return kept if len(kept) == ID_BYTES else b""
 
 
 def _counts(offset: int, log: bytes, bounds: Bounds) -> bool:

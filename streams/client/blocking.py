@@ -143,7 +143,11 @@ class BlockingReceiver(Following[M]):
     """
 
     def __enter__(self) -> Self:
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -190,6 +194,8 @@ class BlockingReceiver(Following[M]):
         while not self._follower.is_assigned:
             self._advance(FETCH_TIMEOUT_MS)
             self._check(deadline_s, timeout_ms)
+        self._follower.look_again()
+        self._advance(0)
         ends = self._reader.ends()
         while True:
             while self._follower.next_change() is not None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from streams._native import Records, murmur2_partition
-from streams.client.beginning import Bounds
+from streams.client.beginning import Bounds, log_of
 from streams.client.broker import Ack, Outcome, ReaderOptions, Run
 from streams.errors import TransportError, UnknownTopicError
 from streams.transport.log import Log
@@ -89,13 +89,40 @@ class Reader:
         except BaseException:
             self._log.close()
             raise
+        self._failed: TransportError | None = None
+        self._is_lost = False  # the topic is another one, which nobody was told yet
         self._at_end: set[int] = set()  # partitions whose end was reported at their position
 
     def fetch(self, records_max: int, timeout_ms: int) -> list[Run]:
-        """The next records; waits up to `timeout_ms` for the first."""
-        if self._wait_for_topic(self._broker, self._topic_timeout_ms) and self.log() != self._id:
-            self._id = self.log()
+        """The next records; waits up to `timeout_ms` for the first. A topic that is away is waited for."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+        self._follow_topic()
+        runs: list[Run] = []
+        if not self._is_lost:
+            try:
+                runs = self._read(records_max, timeout_ms)
+            except TransportError:
+                if self.log() == self._id:
+                    raise
+        # What was read while the topic was made anew is of the old one, or of both.
+        if self._follow_topic() or self._is_lost:
+            self._is_lost = False
             return [Run(-1, Records(), -1, lost=True)]
+        return runs
+
+    def _follow_topic(self) -> bool:
+        """Whether the topic is another one than it was: it is read from its beginning then."""
+        if self.log() == self._id:
+            return False
+        count = self._wait_for_topic(self._broker, self._topic_timeout_ms)
+        self._id, self._failed, self._is_lost = self.log(), None, True
+        self._positions = {(self._topic, each): self._log.start(self._topic, each) for each in range(count)}
+        self._at_end.clear()
+        return True
+
+    def _read(self, records_max: int, timeout_ms: int) -> list[Run]:
         cut = [where for where, position in self._positions.items() if position < self._log.start(*where)]
         if cut:
             return [Run(partition, Records(), -1, lost=True) for _, partition in cut]
@@ -104,7 +131,11 @@ class Reader:
         for where in ready:
             # The end first: what is appended after this look is the next fetch's.
             end = self._log.end(*where)
-            records = self._log.read(*where, self._positions[where], max(records_max // len(ready), 1))
+            try:
+                records = self._log.read(*where, self._positions[where], max(records_max // len(ready), 1))
+            except TransportError as error:
+                self._failed = error  # told next time: what the others gave is not lost
+                continue
             after = records.last_offset + 1 if len(records) else end
             self._positions[where] = max(after, self._positions[where])
             self._at_end.discard(where[1])
@@ -121,6 +152,7 @@ class Reader:
 
     def ends(self) -> dict[int, int]:
         """Per partition the offset that the next record gets."""
+        self._follow_topic()
         return {partition: self._log.end(topic, partition) for topic, partition in self._positions}
 
     def log(self) -> bytes:
@@ -130,13 +162,16 @@ class Reader:
 
     def bounds(self, partitions: Iterable[int]) -> dict[int, Bounds]:
         """See `Reader.bounds`."""
+        self._follow_topic()
         kept = self._log.kept(self._group) if self._group and self._grouped else {}
         found = {}
         for partition in partitions:
             where = (self._topic, partition)
+            if where not in self._positions:
+                continue  # the topic has fewer partitions now
             offset, metadata = kept.get(where, (None, ""))
             start, end = self._log.start(*where), self._log.end(*where)
-            found[partition] = Bounds(start, end, self.log(), offset, bytes.fromhex(metadata), self._positions[where])
+            found[partition] = Bounds(start, end, self.log(), offset, log_of(metadata), self._positions[where])
         return found
 
     def seek(self, offsets: Mapping[int, int]) -> bool:

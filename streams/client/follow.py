@@ -65,6 +65,8 @@ class Follower(Generic[M]):
             findings.append(Finding("topic", topic, f"a name that ends with {PATCHES}, to know the source's", cure))
         if keeps and start == "earliest":
             findings.append(Finding("datadir", "one with start earliest", "one of the two", "what is kept is not read"))
+        if not snapshots_per_second_max > 0:
+            findings.append(Finding("snapshots_per_second_max", str(snapshots_per_second_max), "more than 0"))
         if findings:
             raise SettingsError(*findings)
         self.requester = group or f"receiver-{uuid.uuid4()}"
@@ -160,6 +162,8 @@ class Follower(Generic[M]):
         """Per partition the offset up to which everything was taken, and every gap asked for."""
         safe = {}
         for partition, offset in self._taken.items():
+            if not self.places.counts(partition):
+                continue
             floor = self._asks.floor(partition) if self._asks is not None else None
             safe[partition] = offset if floor is None else min(offset, floor)
         return safe
@@ -212,8 +216,14 @@ class Follower(Generic[M]):
         """Keys that a snapshot is wanted or was asked for, and those that will be when they are used or change."""
         return self.held.rows.doubtful + (0 if self._asks is None else len(self._asks))
 
+    def look_again(self) -> None:
+        """Has the next step find out whether the places still count."""
+        self.places.doubt()
+
     def has_reached(self, ends: dict[int, int]) -> bool:
         """Whether every record below `ends`, per partition that is still this receiver's, was worked through."""
+        if self.places.unknown() or self.places.seek:
+            return False
         return all(self._reached.get(mine, 0) >= end for mine, end in ends.items() if mine in self.places.assignment)
 
     def _advance(self, run: Run, offset: int) -> None:

@@ -112,7 +112,8 @@ class Following(Generic[M]):
     def is_stale(self, key: Key) -> bool:
         """Whether what is held of a key may be older than what its owner has: it waits for a snapshot, or this receiver
         began in the middle, or lost its place, and has not seen the key since."""
-        return self._follower.held.is_stale(_bytes(key))
+        places = self._follower.places
+        return not places.assignment or bool(places.unknown()) or self._follower.held.is_stale(_bytes(key))
 
     @property
     def stale_keys(self) -> int:
@@ -167,6 +168,8 @@ class Following(Generic[M]):
             _LOG.warning("%s", lost)
             if self._on_replaced is not None:
                 self._on_replaced(lost)
+        if result.error is not None and not self._follower.has_records:
+            raise result.error
 
     def _now_ms(self) -> int:
         return int(self._clock.monotonic_s() * 1000)

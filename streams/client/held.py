@@ -123,7 +123,7 @@ class HeldStates(Generic[M]):
         if found is None and self.rows.partial:
             everywhere = tuple(sorted(self.rows.partial))
             self._asks.use(Ask(key, -1, -1, Resync.LATE_JOINER, 0, 0, (0, 0), everywhere=everywhere))
-        elif found is not None and self.rows.is_doubtful(*found):
+        elif found is not None and (self.rows.is_doubtful(*found) or not found[1].held.intact):
             partition, (epoch, revision) = found[0], (found[1].held.epoch, found[1].held.revision)
             self._asks.use(Ask(key, partition, -1, Resync.LATE_JOINER, epoch, revision, (epoch, revision)))
 
@@ -134,10 +134,15 @@ class HeldStates(Generic[M]):
 
     def _recast(self, row: Row) -> Row:
         """A row in the canonical form of this descriptor; where there is none it waits for a snapshot."""
-        state = None if row.state is None else self._applier.schema.canonicalise(row.state)
-        if row.state is not None and state is None:
-            return replace(row, held=replace(row.held, intact=False))
-        return replace(row, state=state)
+        if row.state is None:
+            return row
+        state = self._applier.schema.canonicalise(row.state)
+        try:
+            self._message_class.FromString(state or b"")
+        except DecodeError:
+            state = None
+        held = row.held if state is not None else replace(row.held, intact=False)
+        return replace(row, held=held, state=state)
 
     def drop(self, partition: int) -> None:
         """Forgets a partition that another member of the group reads from here on."""

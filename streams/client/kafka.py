@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, KafkaProducer, Records
-from streams.client.beginning import Bounds
+from streams.client.beginning import Bounds, log_of
 from streams.client.broker import Ack, Outcome, ReaderOptions, Run, WriterOptions
 from streams.errors import BrokerUnreachableError, RecordTooLargeError, TransportError, UnknownTopicError
 from streams.options import SecuritySettings
@@ -34,8 +34,6 @@ FETCH_BYTES_MAX = 4 << 20
 """One hand-over from the native client to Python: a few thousand patches."""
 TOPIC_POLL_S = 0.5
 """How often a topic that does not exist yet is looked for."""
-ID_BYTES = 16
-"""Topic ids are UUIDs."""
 SESSION_TIMEOUT_MS = 45_000
 """Kafka's own default: how long a receiver that died keeps its partitions."""
 
@@ -202,7 +200,7 @@ class Reader:
             offset, metadata = committed.get(partition, (None, ""))
             within = offset is not None and start <= offset <= end
             position = offset if within else start  # the client begins there by itself
-            found[partition] = Bounds(start, end, log, offset, _id_of(metadata), position)
+            found[partition] = Bounds(start, end, log, offset, log_of(metadata), position)
         return found
 
     def seek(self, offsets: Mapping[int, int]) -> bool:
@@ -287,15 +285,6 @@ class _Link:
         if token.value != self._handed:
             client.set_token(token.value, token.expires_ms, token.principal)
             self._handed = token.value
-
-
-def _id_of(metadata: str) -> bytes:
-    """The id of a log that was kept beside an offset; empty: none, or another program's words."""
-    try:
-        kept = bytes.fromhex(metadata)
-    except ValueError:
-        return b""
-    return kept if len(kept) == ID_BYTES else b""
 
 
 def _report(lines: list[str]) -> None:

@@ -74,7 +74,10 @@ class Kept:
 
     def __init__(self, directory: Path, topic: str, group: str, type_name: str, fingerprint: int) -> None:
         """Opens the file, or makes it."""
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"datadir {directory}: {error.strerror}; name a directory that can be written") from error
         self.path = directory / f"{_plain(topic)}.{_plain(group) or 'all'}.receiver.sqlite3"
         self._schema = f"{fingerprint:016x}"
         with self._named():

@@ -73,6 +73,14 @@ class Places:
         """From where on changes are handed out."""
         return self._places[partition].hand_from
 
+    def counts(self, partition: int) -> bool:
+        """Whether offsets of a partition are those of the topic that is there, as far as is known."""
+        return partition not in self._doubted and self._places[partition].log in (b"", self.log)
+
+    def doubt(self) -> None:
+        """All places are to be looked at again."""
+        self._doubted |= self._places.keys()
+
     def kept(self, partition: int, offset: int) -> Place:
         """The place of a partition that was worked through up to `offset`, to be stored."""
         rows = self._held.rows
@@ -124,7 +132,8 @@ class Places:
             self._tell(partition, began)
         early = [run for run in self._early if run.partition == partition]
         self._early = [run for run in self._early if run.partition != partition]
-        if bounds.position == began.read_from and partition not in self._stopped:
+        is_early = all(run.records.first_offset >= began.read_from for run in early if len(run.records))
+        if bounds.position == began.read_from and is_early and partition not in self._stopped:
             return early, False
         self._go_on_at(partition, began.read_from)
         return [], False

@@ -93,6 +93,8 @@ class Receiver(Following[M]):
         async with asyncio.timeout(timeout_ms / 1000):
             while not self._follower.is_assigned:
                 await self._advance(FETCH_TIMEOUT_MS)
+            self._follower.look_again()
+            await self._advance(0)
             ends = await self._in_thread(self._reader.ends)
             while True:
                 while self._follower.next_change() is not None:

@@ -49,6 +49,11 @@ class Ask:
     everywhere: tuple[int, ...] = ()
 
     @property
+    def is_use(self) -> bool:
+        """Whether somebody used the key, and no patch showed anything."""
+        return self.offset < 0
+
+    @property
     def is_hopeless(self) -> bool:
         """Whether it was asked often enough: a key that nothing is held of may be another member's, or nobody's."""
         return self.partition < 0 and self.attempts >= UNKNOWN_ATTEMPTS_MAX
@@ -70,10 +75,15 @@ class Asks:
     def want(self, ask: Ask) -> None:
         """Notes that a snapshot is needed. One of this key that is wanted or under way must reach at least as far."""
         if ask.key in self._wanted:
-            self._wanted[ask.key] = _reaching(self._wanted[ask.key], ask.needed)
+            before = self._wanted[ask.key]
+            self._wanted[ask.key] = ask if before.is_use and not ask.is_use else _reaching(before, ask.needed)
         elif ask.key in self._asked:
             deadline_ms, asked = self._asked[ask.key]
-            self._asked[ask.key] = (deadline_ms, _reaching(asked, ask.needed))
+            if asked.is_use and not ask.is_use:  # what was asked before named no patch
+                del self._asked[ask.key]
+                self._wanted[ask.key] = ask
+            else:
+                self._asked[ask.key] = (deadline_ms, _reaching(asked, ask.needed))
         else:
             self._wanted[ask.key] = ask
 
@@ -110,12 +120,12 @@ class Asks:
 
     def floor(self, partition: int) -> int | None:
         """The lowest offset of the partition whose gap was not asked for yet; nothing above it may be committed."""
-        gaps = (ask.offset for ask in self._wanted.values() if ask.partition == partition and ask.offset >= 0)
-        return min(gaps, default=None)
+        wanted = (ask for ask in self._wanted.values() if ask.partition == partition and not ask.attempts)
+        return min((ask.offset for ask in wanted if ask.offset >= 0), default=None)
 
     def use(self, ask: Ask) -> None:
-        """Somebody used a key that may be stale: it is asked for, unless so many wait that reading had to stop."""
-        if not self.full:
+        """Somebody used a key that may be stale: it is asked for, unless so many wait that reading might stop."""
+        if len(self._wanted) < WANTED_KEYS_MAX // 2:
             self.want(ask)
 
     def drop(self, partition: int) -> None:
@@ -141,7 +151,7 @@ class Asks:
     def _fill(self, now_ms: int) -> None:
         passed_ms = 0 if self._filled_ms is None else max(now_ms - self._filled_ms, 0)
         self._filled_ms = now_ms
-        self._tokens = min(self._per_second_max, self._tokens + self._per_second_max * passed_ms / 1000)
+        self._tokens = min(max(self._per_second_max, 1.0), self._tokens + self._per_second_max * passed_ms / 1000)
 
 
 def _reaching(ask: Ask, needed: tuple[int, int]) -> Ask:

@@ -43,11 +43,11 @@ class Rows:
         """Rows that changed since somebody last cleared this."""
 
     def find(self, key: bytes) -> tuple[int, Row] | None:
-        """The partition that holds a key, and its row."""
-        for partition, rows in self._rows.items():
-            if key in rows:
-                return partition, rows[key]
-        return None
+        """The partition that holds a key, and its row: the newest that is not doubtful, where a key has moved."""
+        found = [(partition, rows[key]) for partition, rows in self._rows.items() if key in rows]
+        if len(found) <= 1:
+            return found[0] if found else None
+        return max(found, key=lambda at: (not self.is_doubtful(*at), at[1].held.epoch, at[1].held.revision))
 
     def get(self, partition: int, key: bytes) -> Row | None:
         """What is held of a key in a partition."""

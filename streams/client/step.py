@@ -53,6 +53,8 @@ class Result:
     loaded: dict[int, Loaded] = field(default_factory=dict)
     sought: dict[int, int] = field(default_factory=dict)
     log: bytes | None = None
+    error: TransportError | None = None
+    """Why no more was read; everything else of the step was done."""
 
 
 def perform(
@@ -73,7 +75,10 @@ def perform(
     if step.records_max == 0:
         time.sleep(step.timeout_ms / 1000)
         return result
-    runs = reader.fetch(step.records_max, step.timeout_ms)
+    try:
+        runs = reader.fetch(step.records_max, step.timeout_ms)
+    except TransportError as error:
+        return replace(result, error=error, assignment=reader.assignment())
     return replace(result, runs=runs, assignment=reader.assignment())
 
 
@@ -104,6 +109,8 @@ def _ask(asks: list[Ask], writer: Writer, log: bytes, topic: str, requester: str
         for ask, outcome in zip(group, writer.write(topic, records, partition), strict=True):
             if isinstance(outcome, Ack):
                 sent.append(ask)
+            elif not outcome.retriable and ask.is_use:
+                sent.append(ask)  # who only looks at a key is not stopped by that; it is asked again later
             elif not outcome.retriable:
                 raise TransportError(
                     f"no snapshot can be asked for on {topic}: {outcome}; or receive with on_gap = 'wait'"

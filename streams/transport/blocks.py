@@ -191,6 +191,7 @@ class BlockFile:
                 yield
                 self._writer.execute("commit")
             except BaseException:
+                self._places.clear()  # what was sealed with it is taken back
                 if self._writer.in_transaction:  # SQLite has rolled back by itself where the disk was full
                     self._writer.execute("rollback")
                 raise

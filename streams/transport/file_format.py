@@ -147,6 +147,9 @@ def _compare(reader: sqlite3.Connection, path: Path) -> None:
             raise LogDamagedError(path, f"blocks of partition {number} are missing or are not what was written")
     if found:
         raise LogDamagedError(path, "it has blocks of no partition")
+    (listed,) = reader.execute("select coalesce(sum(partitions), 0) from topics").fetchone()
+    if listed != reader.execute("select count(*) from partitions").fetchone()[0]:
+        raise LogDamagedError(path, "topics are missing or are not what was written")
     (places,) = reader.execute("select value from meta where key = 'places'").fetchone() or (0,)
     if places != _places(reader):
         raise LogDamagedError(path, "offsets of a group are missing or are not what was written")
