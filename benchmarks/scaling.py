@@ -46,8 +46,9 @@ from streams._native import (
 )
 from streams.kernel.schema import MessageSchema
 from streams.options import SyncSettings
-from streams.state.rocks import Memory, Store
+from streams.state.rocks import Memory, Store, StoreName
 from streams.sync.agent import make_job
+from streams.sync.topics import SyncTopics
 from streams.transport.tail import read_to_end
 
 INPUT_BYTES_MAX = 10**9
@@ -274,6 +275,23 @@ class Bench:
                 write(partition)
             store.close()
 
+    def _changelog(self, app_id: str) -> bytes:
+        """Makes the changelog that the stores stand for; its id."""
+        name = SyncTopics.of(app_id, self._topic, "").changelog
+        config = {"cleanup.policy": "compact"}
+        self._admin.create_topics([(name, self._point.partitions, 1, config)], ADMIN_TIMEOUT_MS)
+        while not (found := self._admin.topic_ids([name], ADMIN_TIMEOUT_MS)):
+            time.sleep(POLL_S)
+        return found[name]
+
+    def _give_stores(self, own: Path, app_id: str, changelog: bytes) -> None:
+        """A worker's copy of the stores, which are its application's."""
+        shutil.copytree(self._directory / "filled", own, copy_function=_link)
+        for partition in range(self._point.partitions):
+            store = Store(own / "state" / self._topic / str(partition))
+            store.take_name(StoreName(app_id, partition, changelog))
+            store.close()
+
     def measured(self, deadline_s: float) -> Figures:
         """One repetition: cost per event, and whether the patches are as many as they must be."""
         self._rounds += 1
@@ -281,10 +299,11 @@ class Bench:
         datadir = self._directory / f"round-{self._rounds}"
         with ExitStack() as stack:
             workers = []
+            changelog = self._changelog(app_id) if self._point.load.already else b""
             for number in range(self._point.workers):
                 own = datadir / str(number)
                 if self._point.load.already:
-                    shutil.copytree(self._directory / "filled", own, copy_function=_link)
+                    self._give_stores(own, app_id, changelog)
                 own.mkdir(parents=True, exist_ok=True)
                 arguments = [
                     "--broker", self._broker, "--topic", self._topic, "--app", app_id, "--state", self._point.state,

@@ -71,7 +71,7 @@ def settings(site: Site, **options: object) -> Path:
 async def streams(site: Site, *arguments: str) -> int:
     """Runs a command; its exit code. A worker that has crashed lets go of an embedded log a moment later."""
     if site.embedded:
-        await site.until(lambda: not Log._shared)
+        await site.until(lambda: Path(site.url.partition("://")[2]).resolve() not in Log._shared)
     return await asyncio.to_thread(run, [*arguments, "--config", str(settings(site))])
 
 
