@@ -6,6 +6,7 @@ import json
 import re
 import time
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -141,11 +142,10 @@ def test_an_unreachable_broker_is_a_reason_to_wait(tmp_path: Path) -> None:
         produce(tmp_path, broker.url, source, {"deviceId": "d-1"})
         timeout = f"app.progress_timeout_ms={OUTAGE_TIMEOUT_MS}"
         other = ("--set", timeout, "--set", f"app.datadir={tmp_path}/idle")
-        with (
-            Worker("--config", "streams.toml", "--set", timeout, cwd=tmp_path) as worker,
-            Worker("--config", "streams.toml", *other, cwd=tmp_path) as idle,
-        ):
+        with ExitStack() as running:
+            worker = running.enter_context(Worker("--config", "streams.toml", "--set", timeout, cwd=tmp_path))
             wait_for(worker, "streams_patches_total", source, 1)
+            idle = running.enter_context(Worker("--config", "streams.toml", *other, cwd=tmp_path))
             idle.wait_ready()
             without = min(json.loads(wait_until(each, "/readyz", 200))["partitions"] for each in (worker, idle))
             broker.stop()
