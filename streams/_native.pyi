@@ -74,8 +74,10 @@ class Records:
         zstd value counts unpacked, at most `each_max`; a request counts `each_max`, once for each key.
         """
 
-    def encode(self) -> bytes:
-        """One block: a format byte, then LZ4. Offsets and timestamps are kept."""
+    def encode(self, *, checksum: bool = True) -> bytes:
+        """One block: a format byte, a checksum, then LZ4. Offsets and timestamps are kept. Without `checksum`: in the
+        format before.
+        """
 
     @staticmethod
     def decode(block: bytes) -> Records:

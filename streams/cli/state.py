@@ -316,9 +316,15 @@ def _do(steps: Sequence[rebuilding.Step], yes: bool) -> None:
 def upgrade(source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> None:
     """Let the workers write the newest format of stored state, once all of them run this release and were stopped.
 
-    Workers that run meanwhile go on in the old format until their next start.
+    Workers that run meanwhile go on in the old format until their next start. An embedded log, which no process may
+    have open, gets checksums; no older release opens it then. Killed in the middle, the next upgrade goes on.
     """
     settings = _settings(config, broker, set_, app_id)
+    directory = reading.embedded_directory(settings)
+    if directory is not None:
+        sealed = upgrading.upgrade_log(directory)
+        told = "the newest format: nothing to do" if sealed is None else f"{sealed} blocks upgraded, with checksums now"
+        click.echo(f"{directory}: {told}")
     for done in upgrading.upgrade(settings, _topics(settings, source)):
         what = f"upgraded to format {ROW_FORMAT}" if done.written else f"format {ROW_FORMAT}, the newest: nothing to do"
         click.echo(f"{source} partition {done.partition}: {done.rows} rows, {what}")

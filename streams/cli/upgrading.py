@@ -1,4 +1,4 @@
-"""What `streams state upgrade` does: the partitions of a changelog learn to write the newest format.
+"""What `streams state upgrade` does: the embedded log gets its checksums, a changelog's partitions the newest format.
 
 Rows stay as they are; each is written in the new format when it changes. What is new is the partition record: which log
 the offsets of the rows are of, and the last epoch issued. A partition that has one writes the newest format.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from streams._native import PARTITION_KEY, RESERVED_PREFIX, Records, Table, decode_patch, decode_row
@@ -20,9 +21,10 @@ from streams.kernel.schema import MessageSchema
 from streams.options import Settings, SyncSettings
 from streams.sync.agent import make_job
 from streams.sync.topics import SyncTopics
+from streams.transport.log import Log
 from streams.v1.resync_pb2 import Resync
 
-__all__ = ["Upgraded", "upgrade"]
+__all__ = ["Upgraded", "upgrade", "upgrade_log"]
 
 
 class Upgraded(NamedTuple):
@@ -31,6 +33,17 @@ class Upgraded(NamedTuple):
     partition: int
     rows: int
     written: bool
+
+
+def upgrade_log(directory: Path) -> int | None:
+    """Brings an embedded log to the newest format: the blocks that got checksums just now, None where it had it.
+
+    LogBusyError: a process has it open. Killed at any moment it goes on the next time.
+    """
+    if not directory.is_dir():
+        raise TransportError(f"embedded log {directory}: no such directory, expected one that a worker has made")
+    with Log(directory) as log:
+        return max(log.upgrade.steps()) if log.upgrade.is_due else None
 
 
 def upgrade(settings: Settings, topics: SyncTopics) -> Iterator[Upgraded]:

@@ -120,7 +120,7 @@ class Appender:
                     end = ends.get((topic, partition), standing.end)
                     records.assign(end, now_ms)
                     for piece in _pieces(records):
-                        self._file.put_block(standing.id, encoded(piece, now_ms))
+                        self._file.put_block(standing.id, encoded(self._file, piece, now_ms))
                     ends[topic, partition] = end + len(records)
                     last[-1].append(end + len(records) - 1)
                 if request.group is not None:

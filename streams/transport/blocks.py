@@ -1,4 +1,4 @@
-"""The SQLite file under the durable local log: its tables, its connections, its errors by name.
+"""The SQLite file under the durable local log: what is written into its tables and read from them.
 
 A run of records is stored as one block (`Records.encode`), so that a row costs nothing per record. WAL mode gives what
 the log promises: a transaction is there wholly or not at all after kill -9, a torn tail of the WAL is cut off at the
@@ -8,30 +8,29 @@ last whole transaction, and readers never wait for the writer.
 from __future__ import annotations
 
 import sqlite3
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from streams.errors import LogDamagedError, LogFullError, TransportError
+from streams.errors import LogDamagedError
+from streams.transport.connections import Connections
 from streams.transport.file_format import (
     BLOCK,
-    FORMAT,
     MARK,
     MARK_OF,
     OFFSET,
+    OLD_FORMAT,
     PARTITION,
     TOPIC,
-    add_sums,
-    fits,
     format_of,
+    is_prepared,
     make_tables,
-    rows_of,
+    plain_upto,
+    prepare,
     seal_partition,
     seal_places,
-    upgrade,
     verify,
 )
 
@@ -52,10 +51,6 @@ CHECKPOINT_PAGES = 1_000
 """Pages in the WAL (16 MB) after which a commit carries them over: rare enough to pay, few enough to restart fast."""
 WAL_BYTES_MAX = 64 << 20
 """A WAL that readers kept from being reset is cut back to this size; four checkpoints' worth."""
-BUSY_TIMEOUT_MS = 5_000
-"""How long a connection waits for a checkpoint or a recovery in another process before it gives up."""
-READERS_MAX = 8
-"""Idle reader connections kept open; more threads than that read at once rarely, and then open their own."""
 
 Fsync = Literal["full", "normal"]
 TopicPartition = tuple[str, int]
@@ -108,42 +103,29 @@ class Block:
     data: bytes
 
 
-class BlockFile:
-    """The file and its connections: one writer, whose use the caller serialises, and readers for any thread."""
+class BlockFile(Connections):
+    """The file: what is written within a transaction, and what any thread reads."""
 
     def __init__(self, directory: Path, *, fsync: Fsync, readonly: bool, bytes_max: int | None) -> None:
-        self.path = directory / FILE_NAME
-        self._readonly = readonly
-        self._is_sealed = True
-        self._closed = False
+        super().__init__(directory / FILE_NAME, readonly=readonly)
+        self.is_sealed = True
+        """Whether the file has checksums: format 2. They are written and not believed in one of format 1."""
+        self._is_prepared = True
+        self.plain_upto = -1
+        """Blocks with an id up to this one wait for their checksums: the file is being upgraded."""
         self._places: set[tuple[object, ...]] = set()  # groups' offsets that the file is sealed with
-        self._readers: deque[sqlite3.Connection] = deque(maxlen=READERS_MAX)
-        if readonly and not self.path.exists():
-            raise TransportError(f"embedded log {self.path} does not exist; check the broker's directory")
-        with self.named_errors():
-            self._writer = self._connect()
-            try:
+        try:
+            with self.named_errors():
                 self._open(fsync, bytes_max)
-            except BaseException:
-                self._writer.close()
-                raise
-
-    def _connect(self, readonly: bool = False) -> sqlite3.Connection:
-        mode = "ro" if readonly or self._readonly else "rwc"
-        connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False
-        )
-        connection.execute(f"pragma busy_timeout={BUSY_TIMEOUT_MS}")
-        add_sums(connection)
-        return connection
+        except BaseException:
+            self._writer.close()
+            raise
 
     def _open(self, fsync: Fsync, bytes_max: int | None) -> None:
-        """Refuses a newer format; makes the tables of a new file, or upgrades those of an older, in one transaction."""
+        """Refuses a newer format; makes the tables of a new file. One of format 1 stays one."""
         writer = self._writer
         if self._readonly:
-            self._is_sealed = format_of(self._writer, self.path) > 1
-            if self._is_sealed:
-                verify(self._writer, self.path)
+            self.know_format()
             return
         writer.execute(f"pragma page_size={PAGE_BYTES}")
         writer.execute("pragma journal_mode=wal")
@@ -156,39 +138,29 @@ class BlockFile:
             (page_bytes,) = writer.execute("pragma page_size").fetchone()
             writer.execute(f"pragma max_page_count={max(1, bytes_max // page_bytes)}")
         if writer.execute("select 1 from sqlite_master where name = 'meta'").fetchone():
-            came = format_of(self._writer, self.path)
-            if came < FORMAT:
+            if format_of(writer, self.path) == OLD_FORMAT:
                 with self.transaction():
-                    upgrade(writer, came)
-            verify(writer, self.path)
+                    prepare(writer)
+            self.know_format()
             return
         with self.transaction():
             make_tables(writer)
 
-    @contextmanager
-    def named_errors(self) -> Iterator[None]:
-        """Turns SQLite's errors into the log's own."""
-        try:
-            yield
-        except UnicodeDecodeError as error:
-            raise LogDamagedError(self.path, "SQLite names what is not text") from error
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the rest says where in SQLite
-            if code == sqlite3.SQLITE_FULL:
-                raise LogFullError(self.path) from error
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise LogDamagedError(self.path, str(error)) from error
-            raise TransportError(
-                f"embedded log {self.path}: {error}", retriable=code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            ) from error
+    def know_format(self) -> None:
+        """Learns how the file is to be read, and what of it is damaged. LogFormatError, LogDamagedError."""
+        self.is_sealed = format_of(self._writer, self.path) > OLD_FORMAT
+        self._is_prepared = is_prepared(self._writer)
+        if self.is_sealed:
+            self.plain_upto = plain_upto(self._writer)
+            verify(self._writer, self.path)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """One atomic write; the caller holds the write lock. Whatever is raised inside takes all of it back."""
         with self.named_errors():
             self._writer.execute("begin immediate")
             try:
-                yield
+                yield self._writer
                 self._writer.execute("commit")
             except BaseException:
                 self._places.clear()  # what was sealed with it is taken back
@@ -196,70 +168,50 @@ class BlockFile:
                     self._writer.execute("rollback")
                 raise
 
-    @contextmanager
-    def _reader(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own while it reads."""
-        with self.named_errors():
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                connection = self._connect(readonly=True)
-            try:
-                yield connection
-            finally:
-                if len(self._readers) < READERS_MAX and not self._closed:
-                    self._readers.append(connection)
-                else:
-                    connection.close()
-
     def load(self) -> tuple[dict[str, Topic], dict[TopicPartition, Partition]]:
         """All topics by name, and all partitions by topic and number."""
-        with self._reader() as reader:
-            topics = rows_of(
-                reader,
-                self.path,
-                "name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, record_bytes_max, "
-                + ("id" if self._is_sealed else "x''"),
-                fits(TOPIC, is_sealed=self._is_sealed),
-                "topics",
-            )
-            partitions = rows_of(
-                reader,
-                self.path,
-                'topic, partition, id, "start", "end", cleaned, clean_records, tombstones_due_ms',
-                fits(PARTITION, is_sealed=self._is_sealed),
-                "partitions",
-            )
+        beside = "left join topic_ids using (name)" if self._is_prepared else ""
+        topic = "name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, record_bytes_max"
+        topic_id = "coalesce(id, x'')" if self._is_prepared else "x''"
+        partition = 'topic, partition, id, "start", "end", cleaned, clean_records, tombstones_due_ms'
+        with self.reader() as reader:
+            topics = self._rows(reader, f"{topic}, {topic_id}", TOPIC, f"topics {beside}")
+            partitions = self._rows(reader, partition, PARTITION, "partitions")
         return {row[0]: Topic(*row) for row in topics}, {(row[0], row[1]): Partition(*row[2:]) for row in partitions}
+
+    def _rows(
+        self, reader: sqlite3.Connection, what: str, row_sum: str, where: str, *values: object
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a table, which fit their checksums: LogDamagedError; a file of format 1 is believed."""
+        fitting = f"sum = {row_sum}" if self.is_sealed else "1"
+        rows = reader.execute(f"select {what}, {fitting} from {where}", values).fetchall()
+        if not all(row[-1] for row in rows):
+            raise LogDamagedError(self.path, f"a row of {where.split()[0]} does not fit its checksum")
+        return [row[:-1] for row in rows]
 
     def put_topic(self, topic: Topic) -> None:
         """Within a transaction: records a topic and the partitions it does not have yet."""
+        row = (topic.name, topic.partitions, topic.cleanup, topic.retention_ms, topic.retention_bytes,
+               topic.delete_retention_ms, topic.record_bytes_max)  # fmt: skip
+        self._writer.execute("insert or replace into topics values (?, ?, ?, ?, ?, ?, ?)", row)
         self._writer.execute(
-            "insert or replace into topics values (?, ?, ?, ?, ?, ?, ?, ?, 0)",
-            (
-                topic.name,
-                topic.partitions,
-                topic.cleanup,
-                topic.retention_ms,
-                topic.retention_bytes,
-                topic.delete_retention_ms,
-                topic.record_bytes_max,
-                topic.id,
-            ),
+            "insert or replace into topic_ids values (?, ?, row_sum(?, ?, ?, ?, ?, ?, ?, ?))",
+            (topic.name, topic.id, *row, topic.id),
         )
         self._writer.executemany(
             "insert or ignore into partitions (topic, partition) values (?, ?)",
             [(topic.name, number) for number in range(topic.partitions)],
         )
-        self._writer.execute(f"update topics set sum = {TOPIC} where name = ?", (topic.name,))
         self._writer.execute(f"update partitions set sum = {PARTITION} where topic = ?", (topic.name,))
 
     def drop_topic(self, name: str) -> None:
         """Within a transaction: removes a topic, its records, and the offsets that groups have in it."""
         owned = "(select id from partitions where topic = ?)"
         self._writer.execute(f"delete from blocks where partition_id in {owned}", (name,))
-        for table, column in (("partitions", "topic"), ("group_offsets", "topic"), ("topics", "name")):
-            self._writer.execute(f"delete from {table} where {column} = ?", (name,))
+        for table in ("partitions", "group_offsets", "offset_notes"):
+            self._writer.execute(f"delete from {table} where topic = ?", (name,))
+        for table in ("topics", "topic_ids"):
+            self._writer.execute(f"delete from {table} where name = ?", (name,))
         self._places = {place for place in self._places if place[1] != name}
         seal_places(self._writer)
 
@@ -308,13 +260,13 @@ class BlockFile:
 
     def blocks(self, partition_id: int, offset: int) -> Generator[Block, None, None]:
         """The blocks that hold `offset` or come after it, in order, as of one moment. Close it when done early."""
-        fitting = fits(BLOCK, is_sealed=self._is_sealed)
+        fitting = f"(id <= {self.plain_upto} or sum = {BLOCK})" if self.is_sealed else "1"
         wanted = (
             f'select "first", "last", records, created_ms, data, {fitting} and typeof(data) = \'blob\' from blocks '
             'where partition_id = ? and "last" >= ? order by "last"'
         )
         with (
-            self._reader() as reader,
+            self.reader() as reader,
             closing(reader.execute(wanted, (partition_id, offset))) as rows,
         ):
             for *row, is_right in rows:
@@ -324,7 +276,7 @@ class BlockFile:
 
     def oldest(self, partition_id: int, blocks_max: int) -> list[tuple[int, int, int]]:
         """Last offset, stored bytes and time of append of the oldest blocks."""
-        with self._reader() as reader:
+        with self.reader() as reader:
             return reader.execute(
                 'select "last", bytes, created_ms from blocks where partition_id = ? order by "last" limit ?',
                 (partition_id, blocks_max),
@@ -332,7 +284,7 @@ class BlockFile:
 
     def stored_bytes(self, partition_id: int) -> int:
         """Bytes of all blocks of a partition."""
-        with self._reader() as reader:
+        with self.reader() as reader:
             (total,) = reader.execute(
                 "select coalesce(sum(bytes), 0) from blocks where partition_id = ?", (partition_id,)
             ).fetchone()
@@ -341,9 +293,9 @@ class BlockFile:
     def put_offsets(self, group: str, offsets: Iterable[Position]) -> None:
         """Within a transaction: records a group's offsets."""
         rows = [(group, *where[:3], where[3] if len(where) > 3 else "") for where in offsets]
+        self._writer.executemany("insert or replace into group_offsets values (?, ?, ?, ?)", [row[:4] for row in rows])
         self._writer.executemany(
-            'insert or replace into group_offsets (group_name, topic, partition, "offset", metadata, sum) '
-            "values (?, ?, ?, ?, ?, row_sum(?, ?, ?, ?, ?))",
+            "insert or replace into offset_notes values (?, ?, ?, ?, ?, row_sum(?, ?, ?, ?, ?))",
             [(*row, *row) for row in rows],
         )
         places = {row[:3] for row in rows}
@@ -352,26 +304,15 @@ class BlockFile:
             seal_places(self._writer)
 
     def offsets(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
-        """A group's offsets by topic and partition, and what is kept beside each."""
-        what = 'topic, partition, "offset", ' + ("metadata" if self._is_sealed else "''")
-        fitting = fits(OFFSET, is_sealed=self._is_sealed)
-        with self._reader() as reader:
-            rows = rows_of(reader, self.path, what, fitting, "group_offsets where group_name = ?", group)
+        """A group's offsets by topic and partition, and what is kept beside each: nothing beside one that the older
+        release of a file of format 1 has moved.
+        """
+        place = "group_name, topic, partition"
+        beside = f"left join offset_notes as n using ({place})" if self._is_prepared else ""
+        note = """case n."offset" when o."offset" then metadata else '' end""" if self._is_prepared else "''"
+        with self.reader() as reader:
+            rows = self._rows(
+                reader, f'topic, partition, o."offset", {note}', OFFSET,
+                f"group_offsets as o {beside} where group_name = ?", group,
+            )  # fmt: skip
         return {(topic, partition): (offset, kept) for topic, partition, offset, kept in rows}
-
-    def checkpoint(self, wal_bytes_min: int = 0) -> bool:
-        """Carries a WAL of at least that size over into the file and empties it; False when a reader was in the way."""
-        wal = self.path.with_name(f"{FILE_NAME}-wal")
-        if not wal.exists() or wal.stat().st_size < wal_bytes_min:
-            return True
-        with self.named_errors():
-            (busy, _, _) = self._writer.execute("pragma wal_checkpoint(truncate)").fetchone()
-            return not busy
-
-    def close(self) -> None:
-        """Closes all connections; the last one carries the WAL over."""
-        self._closed = True
-        while self._readers:
-            self._readers.pop().close()
-        with self.named_errors():
-            self._writer.close()

@@ -1,14 +1,15 @@
-"""The durable local log's file: its tables by format, and how an older one is brought up to date.
+"""The durable local log's file: its tables, and the checksums over them.
 
-Format 2 adds a topic's id, what is kept beside a group's offset, and checksums: of each row, of the blocks that an
-index must name, of the tables' own definitions. A disk that flips a bit is found out, whatever the bit was part of.
+Format 2 has checksums of each row, of the blocks that an index must name, of the tables' own definitions: a disk that
+flips a bit is found out, whatever the bit was part of. A file of format 1 stays one until `streams state upgrade`, and
+the release that made it can open it again: what is newer, a topic's id and what is kept beside a group's offset, lies
+in tables and columns that it passes over, and no checksum is believed.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 from streams._native import xxh3_64
 from streams.errors import LogDamagedError, LogFormatError
@@ -19,76 +20,71 @@ __all__ = [
     "MARK",
     "MARK_OF",
     "OFFSET",
+    "OLD_FORMAT",
     "PARTITION",
+    "PLAIN_KEY",
     "TOPIC",
     "add_sums",
-    "fits",
     "format_of",
+    "is_prepared",
     "make_tables",
-    "rows_of",
+    "plain_upto",
+    "prepare",
+    "seal",
     "seal_partition",
     "seal_places",
-    "upgrade",
     "verify",
 ]
 
 FORMAT = 2
 """Format of the file's tables. A block has its own format byte on top."""
+OLD_FORMAT = 1
+"""Without checksums. It is still written over a file that an older release made, until that is upgraded."""
+PLAIN_KEY = "plain"
+"""In a file that is being upgraded: blocks with an id up to this one have no checksums yet."""
 
 TABLES = """
 create table meta (key text primary key, value integer not null) without rowid;
 create table topics (
     name text primary key, partitions integer not null, cleanup text not null, retention_ms integer not null,
-    retention_bytes integer not null, delete_retention_ms integer not null, record_bytes_max integer not null,
-    id blob not null, sum integer not null default 0
+    retention_bytes integer not null, delete_retention_ms integer not null, record_bytes_max integer not null
 ) without rowid;
 create table partitions (
     id integer primary key, topic text not null, partition integer not null, "start" integer not null default 0,
     "end" integer not null default 0, cleaned integer not null default 0, clean_records integer not null default 0,
-    tombstones_due_ms integer, blocks integer not null default 0, sum integer not null default 0,
-    unique (topic, partition)
+    tombstones_due_ms integer, unique (topic, partition)
 );
 create table blocks (
     id integer primary key, partition_id integer not null, "first" integer not null, "last" integer not null,
-    records integer not null, bytes integer not null, created_ms integer not null, data blob not null,
-    sum integer not null default 0
+    records integer not null, bytes integer not null, created_ms integer not null, data blob not null
 );
 create index blocks_by_offset on blocks (partition_id, "last", bytes, created_ms);
 create table group_offsets (
     group_name text not null, topic text not null, partition integer not null, "offset" integer not null,
-    metadata text not null default '', sum integer not null default 0, primary key (group_name, topic, partition)
+    primary key (group_name, topic, partition)
 ) without rowid;
 """
+"""As format 1 began."""
+BESIDE = """
+create table topic_ids (name text primary key, id blob not null, sum integer not null default 0) without rowid;
+create table offset_notes (
+    group_name text not null, topic text not null, partition integer not null, "offset" integer not null,
+    metadata text not null, sum integer not null default 0, primary key (group_name, topic, partition)
+) without rowid;
+alter table partitions add column blocks integer not null default 0;
+alter table partitions add column sum integer not null default 0;
+alter table blocks add column sum integer not null default 0;
+"""
+"""What came later, where the release that made format 1 neither meets nor touches it. Costs no look at any row."""
 
 TOPIC = "row_sum(name, partitions, cleanup, retention_ms, retention_bytes, delete_retention_ms, record_bytes_max, id)"
 PARTITION = 'row_sum(id, topic, partition, "start", "end", cleaned, clean_records, tombstones_due_ms, blocks)'
 BLOCK = 'row_sum(partition_id, "first", "last", records, bytes, created_ms)'
-OFFSET = 'row_sum(group_name, topic, partition, "offset", metadata)'
+OFFSET = 'row_sum(group_name, topic, partition, o."offset", metadata)'
 """Checksums of rows, as SQL; a block's data has one of its own."""
 MARK = 'row_sum(partition_id, "last", bytes, created_ms) & 4294967295'
 MARK_OF = "row_sum(?, ?, ?, ?) & 4294967295"
 """What a block adds to its partition's `blocks`: 32 bits, so that the sum of billions fits; the index has it all."""
-
-UPGRADES = {
-    1: """
-alter table topics add column id blob not null default x'';
-update topics set id = randomblob(16);
-alter table group_offsets add column metadata text not null default '';
-alter table topics add column sum integer not null default 0;
-alter table partitions add column blocks integer not null default 0;
-alter table partitions add column sum integer not null default 0;
-alter table blocks add column sum integer not null default 0;
-alter table group_offsets add column sum integer not null default 0;
-"""
-    + f"""
-update blocks set sum = {BLOCK};
-update partitions set blocks = (select coalesce(sum({MARK}), 0) from blocks where partition_id = partitions.id);
-update partitions set sum = {PARTITION};
-update topics set sum = {TOPIC};
-update group_offsets set sum = {OFFSET};
-""",
-}
-"""What leads from each older format to the next."""
 
 
 def format_of(reader: sqlite3.Connection, path: Path) -> int:
@@ -100,22 +96,35 @@ def format_of(reader: sqlite3.Connection, path: Path) -> int:
         raise LogDamagedError(path, "its format is none")
     if row[0] > FORMAT:
         raise LogFormatError(path, row[0], FORMAT)
+    if row[0] == OLD_FORMAT and reader.execute("select 1 from meta where key = 'schema'").fetchone():
+        raise LogDamagedError(path, "its format is another one than it was brought to")
     return int(row[0])
 
 
 def make_tables(writer: sqlite3.Connection) -> None:
     """Within a transaction: the tables of a new file."""
-    _run(writer, TABLES)
+    _run(writer, TABLES + BESIDE)
     writer.execute("insert into meta values ('format', ?)", (FORMAT,))
-    _seal(writer)
+    seal(writer)
 
 
-def upgrade(writer: sqlite3.Connection, came: int) -> None:
-    """Within a transaction: brings the tables from format `came` to the newest."""
-    for number in range(came, FORMAT):
-        _run(writer, UPGRADES[number])
-    writer.execute("update meta set value = ? where key = 'format'", (FORMAT,))
-    _seal(writer)
+def is_prepared(reader: sqlite3.Connection) -> bool:
+    """Whether a file has what came after format 1 began."""
+    return reader.execute("select 1 from sqlite_master where name = 'offset_notes'").fetchone() is not None
+
+
+def prepare(writer: sqlite3.Connection) -> None:
+    """Within a transaction: a file of format 1 gets a place for what is newer, and each topic an id."""
+    if not is_prepared(writer):
+        _run(writer, BESIDE)
+    unnamed = "select name, randomblob(16) from topics where name not in (select name from topic_ids)"
+    writer.execute(f"insert into topic_ids (name, id) {unnamed}")
+
+
+def plain_upto(reader: sqlite3.Connection) -> int:
+    """In a file of format 2: blocks with an id up to this one are still as format 1 has them."""
+    row = reader.execute("select value from meta where key = ?", (PLAIN_KEY,)).fetchone()
+    return int(row[0]) if row is not None else -1
 
 
 def add_sums(connection: sqlite3.Connection) -> None:
@@ -155,21 +164,6 @@ def _compare(reader: sqlite3.Connection, path: Path) -> None:
         raise LogDamagedError(path, "offsets of a group are missing or are not what was written")
 
 
-def fits(row_sum: str, *, is_sealed: bool) -> str:
-    """SQL that says whether a row fits its checksum; a file of a format without them is believed."""
-    return f"sum = {row_sum}" if is_sealed else "1"
-
-
-def rows_of(
-    reader: sqlite3.Connection, path: Path, what: str, fitting: str, rest: str, *values: object
-) -> list[tuple[Any, ...]]:
-    """Rows that fit their checksums: `what` of the table at the head of `rest`. LogDamagedError."""
-    rows = reader.execute(f"select {what}, {fitting} from {rest}", values).fetchall()
-    if not all(row[-1] for row in rows):
-        raise LogDamagedError(path, f"a row of {rest.split()[0]} does not fit its checksum")
-    return [row[:-1] for row in rows]
-
-
 def seal_partition(writer: sqlite3.Connection, number: int) -> None:
     """Within a transaction: a partition's row changed."""
     writer.execute(f"update partitions set sum = {PARTITION} where id = ?", (number,))
@@ -195,7 +189,8 @@ def _definitions(reader: sqlite3.Connection) -> int:
     return _row_sum(reader.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall())
 
 
-def _seal(writer: sqlite3.Connection) -> None:
+def seal(writer: sqlite3.Connection) -> None:
+    """Within a transaction: the definitions of the tables, and which groups have offsets, are what they are now."""
     seal_places(writer)
     writer.execute("insert or replace into meta values ('schema', ?)", (_definitions(writer),))
 

@@ -7,6 +7,7 @@ under `fsync="normal"` may take back the last ones.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from streams.errors import TransportError
 from streams.transport.appender import Appender
 from streams.transport.blocks import BlockFile, Fsync, Partition, Position, Topic, TopicPartition
 from streams.transport.directory_lock import DirectoryLock
+from streams.transport.file_upgrade import Upgrade
 from streams.transport.upkeep import Upkeep, decoded
 
 __all__ = ["Log", "Topic", "TopicPartition"]
@@ -86,6 +88,8 @@ class Log(AbstractContextManager["Log", None]):
         self._upkeep_lock = threading.Lock()
         self._appended = threading.Condition()
         self._appender = Appender(self._file, self._topics, self._partitions, self._write_lock, self._appended, clock)
+        self.upgrade = Upgrade(self._file, self._writing)
+        """What brings a log of an older release to the newest format; until then that release can open it again."""
         self._upkeep = Upkeep(self._file, self._topics, self._partitions, self._writing)
 
     @classmethod
@@ -312,12 +316,12 @@ class Log(AbstractContextManager["Log", None]):
         self.close()
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction of the single writer."""
         with self._write_lock:
             self._check_open(writing=True)
-            with self._file.transaction():
-                yield
+            with self._file.transaction() as writer:
+                yield writer
 
     def _check_open(self, *, writing: bool = False) -> None:
         if self._closed:

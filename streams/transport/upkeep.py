@@ -32,9 +32,10 @@ MERGE_RECORDS_MAX = 1_024
 """Neighbours are merged while they hold no more than this on average: single sends become blocks, blocks stay alone."""
 
 
-def encoded(records: Records, created_ms: int) -> Block:
-    """A block of records that have their offsets."""
-    return Block(records.first_offset, records.last_offset, len(records), created_ms, records.encode())
+def encoded(file: BlockFile, records: Records, created_ms: int) -> Block:
+    """A block of records that have their offsets, as the file's format has it."""
+    data = records.encode(checksum=file.is_sealed)
+    return Block(records.first_offset, records.last_offset, len(records), created_ms, data)
 
 
 def decoded(file: BlockFile, where: TopicPartition, block: Block) -> Records:
@@ -70,7 +71,7 @@ class Upkeep:
         file: BlockFile,
         topics: Mapping[str, Topic],
         partitions: Mapping[TopicPartition, Partition],
-        write: Callable[[], AbstractContextManager[None]],
+        write: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._file = file
         self._topics = topics
@@ -176,7 +177,7 @@ class Upkeep:
                 self._file.drop_blocks(partition.id, run[0].last, run[-1].last)
                 if len(kept):
                     created_ms = max(block.created_ms for block in run)
-                    self._file.put_block(partition.id, encoded(kept, created_ms))
+                    self._file.put_block(partition.id, encoded(self._file, kept, created_ms))
         return True
 
     def _filtered(

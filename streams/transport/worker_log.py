@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -20,6 +21,8 @@ from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink
 
 __all__ = ["FULL_PAUSE_S", "EmbeddedLedger", "WorkerLog"]
+
+log = logging.getLogger(__name__)
 
 FULL_PAUSE_S = 1.0
 """How often a full disk is tried again: somebody has to make room, which takes longer."""
@@ -55,6 +58,11 @@ class WorkerLog:
         stopping: Callable[[], bool],
     ) -> None:
         self.log = Log.shared(directory, "full" if settings.embedded.fsync == "full" else "normal")
+        if self.log.upgrade.is_due:
+            log.info(
+                "embedded log %s is of an older release, and stays so until `streams state upgrade`: without checksums",
+                directory,
+            )
         self._settings = settings
         self._reasons = reasons
         self._stopping = stopping

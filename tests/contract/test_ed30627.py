@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,14 @@ class Old(Site):
         """Runs a command; its exit code."""
         return await asyncio.to_thread(run, [*arguments, "--config", str(self.config)])
 
+    def file_format(self) -> int | None:
+        """Of the embedded log's file."""
+        if not self.embedded:
+            return None
+        with closing(sqlite3.connect(self.folder / "log" / "log.sqlite3")) as file:
+            (number,) = file.execute("select value from meta where key = 'format'").fetchone()
+            return int(number)
+
     async def rows(self) -> dict[bytes, bytes]:
         """The changelog, the last value of each key; the records of its own under their partition."""
         rows: dict[bytes, bytes] = {}
@@ -135,7 +145,9 @@ async def test_the_old_state_goes_on(old: Old, where: str) -> None:
     assert not [key for key in rows if key.startswith(PARTITION_KEY)]
     assert decode_row(rows[b"d-5"])["revision"] == 4
 
+    assert old.file_format() in (1, None)
     assert [0, 0] == [await old.command("state", "upgrade", old.source) for _ in range(2)]
+    assert old.file_format() in (2, None)
     await old.work(Event(state(5, 8), "d-5", sequence=5), state=where)
     await old.work(Event(state(5, 9), "d-5", sequence=6), state=where)
     rows = await old.rows()

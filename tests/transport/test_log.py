@@ -32,7 +32,6 @@ from streams.transport.log import Log
 from tests.transport.log_writer import append, run_of
 
 WRITER = Path(__file__).with_name("log_writer.py")
-ED30627 = Path(__file__).parent.parent / "fixtures" / "ed30627"
 HOUR_MS = 3_600_000
 
 
@@ -303,46 +302,6 @@ def test_newer_and_damaged_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "log.sqlite3").write_bytes(b"something else entirely" * 1_000)
     with pytest.raises(LogDamagedError, match="damaged"):
         Log(tmp_path)
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A log's directory as commit ed30627 left it."""
-    return Path(shutil.copytree(ED30627 / "embedded" / "log", tmp_path / "old"))
-
-
-def test_a_log_of_format_1_is_upgraded_in_place(old: Path) -> None:
-    """Every record and offset is there, each topic has got an id that stays, and what came with the format works."""
-    with Log(old, readonly=True) as looked_at:
-        before = {topic: read_all(looked_at, topic) for topic in looked_at.topics()}
-        offsets = looked_at.committed("fleet")
-        assert {b""} == {topic.id for topic in looked_at.topics().values()}
-    with Log(old) as log:
-        assert before == {topic: read_all(log, topic) for topic in log.topics()}
-        ids = {name: topic.id for name, topic in log.topics().items()}
-        assert {16} == {len(each) for each in ids.values()}
-        assert len(set(ids.values())) == len(ids) > 5
-        assert {where: (offset, "") for where, offset in offsets.items()} == log.kept("fleet")
-        log.append([("devices", 0, batch(b"x"))], "fleet", [("devices", 0, 35, "beside")])
-    with Log(old, readonly=True) as again:
-        assert ids == {name: topic.id for name, topic in again.topics().items()}
-        assert (35, "beside") == again.kept("fleet")["devices", 0]
-
-
-def test_an_upgrade_is_whole_or_not_there(old: Path) -> None:
-    """One transaction: a statement that fails takes the others back, and the next opening upgrades it."""
-    file = sqlite3.connect(old / "log.sqlite3")
-    file.execute("alter table group_offsets add column metadata")
-    file.commit()
-    with pytest.raises(TransportError, match="duplicate column"):
-        Log(old)
-    with Log(old, readonly=True) as untouched:
-        assert {b""} == {topic.id for topic in untouched.topics().values()}
-    file.execute("alter table group_offsets drop column metadata")
-    file.commit()
-    file.close()
-    with Log(old) as log:
-        assert all(topic.id for topic in log.topics().values())
 
 
 def test_a_topic_made_anew_is_another(log: Log) -> None:

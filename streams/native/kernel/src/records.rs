@@ -9,7 +9,7 @@ use crate::digest;
 
 /// First byte of an encoded block. A reader refuses a higher one by name.
 pub const BLOCK_FORMAT: u8 = 2;
-/// Blocks of this format have no checksum; they are read and never written.
+/// Blocks of this format have no checksum. They are still written into a log that an older release may open again.
 const BLOCK_FORMAT_PLAIN: u8 = 1;
 /// Spans are 32 bits wide: an arena holds at most this many bytes. Chunks are bounded far below it.
 pub const ARENA_BYTES_MAX: usize = u32::MAX as usize - 1;
@@ -249,6 +249,24 @@ impl Records {
 
     /// One block: the format byte, XXH3-64 of the rest (little-endian), then LZ4 of counts, spans and bytes.
     pub fn encode(&self) -> Vec<u8> {
+        let body = self.body();
+        let mut block = Vec::with_capacity(9 + body.len());
+        block.push(BLOCK_FORMAT);
+        block.extend_from_slice(&digest(&body).to_le_bytes());
+        block.extend_from_slice(&body);
+        block
+    }
+
+    /// As [`Records::encode`], in the format before it: without a checksum.
+    pub fn encode_plain(&self) -> Vec<u8> {
+        let body = self.body();
+        let mut block = Vec::with_capacity(1 + body.len());
+        block.push(BLOCK_FORMAT_PLAIN);
+        block.extend_from_slice(&body);
+        block
+    }
+
+    fn body(&self) -> Vec<u8> {
         let mut raw = Vec::with_capacity(self.bytes.len() + self.entries.len() * 8 + 16);
         put_varint(&mut raw, self.entries.len() as u64);
         let (mut last_offset, mut last_timestamp) = (0i64, 0i64);
@@ -265,12 +283,7 @@ impl Records {
                 put_bytes(&mut raw, value.get(&self.bytes));
             }
         }
-        let body = lz4_flex::block::compress_prepend_size(&raw);
-        let mut block = Vec::with_capacity(9 + body.len());
-        block.push(BLOCK_FORMAT);
-        block.extend_from_slice(&digest(&body).to_le_bytes());
-        block.extend_from_slice(&body);
-        block
+        lz4_flex::block::compress_prepend_size(&raw)
     }
 
     /// The records of a block that [`Records::encode`] wrote, here or in an older release.
@@ -465,7 +478,7 @@ mod tests {
 
     #[test]
     fn a_block_without_a_checksum_is_read_and_never_crashes() {
-        let block = [&[BLOCK_FORMAT_PLAIN], &sample().encode()[9..]].concat();
+        let block = sample().encode_plain();
         assert_eq!(content(&sample()), content(&Records::decode(&block).unwrap()));
         for bit in 0..8 * block.len() {
             let mut flipped = block.clone();

@@ -106,8 +106,9 @@ impl PyRecords {
     fn cuts(&self, bytes_max: usize, each_max: usize, requests: bool) -> Vec<usize> {
         cuts(&self.inner, bytes_max, each_max, requests)
     }
-    fn encode<'p>(&self, py: Python<'p>) -> Bound<'p, PyBytes> {
-        let block = py.detach(|| self.inner.encode());
+    #[pyo3(signature = (*, checksum = true))]
+    fn encode<'p>(&self, py: Python<'p>, checksum: bool) -> Bound<'p, PyBytes> {
+        let block = py.detach(|| if checksum { self.inner.encode() } else { self.inner.encode_plain() });
         PyBytes::new(py, &block)
     }
     #[staticmethod]
