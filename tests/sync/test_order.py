@@ -6,7 +6,19 @@ import pytest
 
 from streams._native import Records, Step, Table, decode_row
 from streams.v1.patch_pb2 import Patch
-from tests.sync.test_core import NOW, RETENTION_MS, Event, binary, chunk, counted, device, kinds, make_job, make_table
+from tests.sync.test_core import (
+    NOW,
+    RETENTION_MS,
+    Event,
+    binary,
+    chunk,
+    counted,
+    device,
+    kinds,
+    make_job,
+    make_table,
+    patches,
+)
 
 HUGE = 2**64 - 1
 
@@ -309,3 +321,36 @@ class TestRekeyed:
         records.append(b"d", device(battery=7.0), [*copies.headers(0), *family], 1_000, 20)
 
         assert 1 == table.process(records, NOW).counts["patches"]
+
+
+def test_what_is_remembered_of_deleted_keys_ends_for_all_of_them_at_once() -> None:
+    """A call removes a thousand tombstones at most; those whose turn it is not yet judge nothing either."""
+    table, keys = make_table(), [b"d%d" % at for at in range(1_200)]
+    for sequence, value in ((50, device()), (51, None)):
+        events = [binary(key, value, str(sequence), sequence=sequence) for key in keys]
+        table.commit(table.process(chunk(*events, first=sequence * 2_000), NOW).mark)
+
+    anew = [binary(key, device(), "new", sequence=1) for key in keys]
+    early = table.process(chunk(*anew[:5], first=200_000), NOW + RETENTION_MS - 1)
+    table.drop_pending()
+    step = table.process(chunk(*anew, first=200_000), NOW + RETENTION_MS)
+
+    assert 5 == early.counts["dropped.sequence"]
+    assert (1_000, 1_200) == (step.counts["expired"], step.counts["patches"])
+    assert {(Patch.SNAPSHOT, 0, 1)} == set(kinds(step))
+    assert {NOW + RETENTION_MS} == {patch.epoch for patch in patches(step)}
+
+
+def test_a_delete_of_a_key_whose_time_is_over_begins_anew() -> None:
+    """It knows nothing of the sequences before; what is newer than it creates the entity in a higher epoch."""
+    table = make_table()
+    first = table.process(chunk(binary(b"d", device(), "a", sequence=50), binary(b"d", None, "b", sequence=51)), NOW)
+    table.commit(first.mark)
+
+    late = NOW + RETENTION_MS
+    again = table.process(
+        chunk(binary(b"d", None, "c", sequence=1), binary(b"d", device(), "d", sequence=2), first=9), late
+    )
+
+    assert [(Patch.SNAPSHOT, 0, 1)] == kinds(again)
+    assert patches(again)[0].epoch > patches(first)[0].epoch

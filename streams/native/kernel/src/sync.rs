@@ -563,7 +563,11 @@ impl Call<'_> {
         let arrival = self.arrival(record, event, key)?;
         let place = self.place(key, record.offset())?;
         let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;
-        if let Some(dropped) = held.as_ref().and_then(|row| arrival.repeats(&row.header, &self.owner.record)) {
+        // A tombstone whose time is over judges nothing, also where it was not its turn to be removed yet.
+        let over = |row: &Row<'_>| self.now_ms.saturating_sub(row.deleted_at_ms) >= job.tombstone_retention_ms;
+        let is_gone = held.as_ref().is_some_and(|row| row.header.is_tombstone() && over(row));
+        let judge = held.as_ref().filter(|_| !is_gone);
+        if let Some(dropped) = judge.and_then(|row| arrival.repeats(&row.header, &self.owner.record)) {
             self.drop_event(place, key, record.offset(), dropped);
             return Ok(());
         }
@@ -574,11 +578,9 @@ impl Call<'_> {
             );
             return Err(Refusal::new(Reason::TooManyTombstones, text).into());
         }
-        let over = |row: &Row<'_>| self.now_ms.saturating_sub(row.deleted_at_ms) >= job.tombstone_retention_ms;
-        let gone = held.as_ref().filter(|row| row.header.is_tombstone() && over(row));
         let held_epoch = held.as_ref().map(|row| row.header.epoch);
         let mut fresh = Header::new(0, job.fingerprint);
-        if gone.is_some() || held.as_ref().is_none_or(|row| row.header.revision == 0) {
+        if is_gone || held.as_ref().is_none_or(|row| row.header.revision == 0) {
             // Above every epoch this key may have had before its row went.
             let floor = self.table.epoch_floor().saturating_add(1).max(self.now_ms);
             fresh.epoch = (*self.epoch.get_or_insert(floor)).max(held_epoch.map_or(0, |epoch| epoch.saturating_add(1)));
@@ -586,11 +588,11 @@ impl Call<'_> {
             self.owner.issued(fresh.epoch);
         }
         let (counts, buffers, stamp) = (&mut self.step.counts, &mut *self.buffers, &self.stamp);
+        let held = held.filter(|_| !is_gone);
         let published = if arrival.event.is_delete {
             delete(job, held, fresh, &arrival, self.now_ms, stamp, &mut buffers.row, counts)
         } else {
             counts.message_bytes += arrival.event.data.len() as u64;
-            let held = if gone.is_some() { None } else { held };
             update(job, held, fresh, &arrival, stamp, buffers, counts)?
         };
         job.bounds.check_record("state", key, &self.buffers.row, std::iter::empty())?;
