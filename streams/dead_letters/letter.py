@@ -83,6 +83,8 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
     if own and first >= 0 and (is_elsewhere or first < offset):
         offset, timestamp_ms = first, _number(family, "origin-timestamp", timestamp_ms)
         log = first_log
+    # A stub that somebody sent back stays one: without its value it must not pass for a DELETE later.
+    is_stub = records.value(index) is None and "length" in family
     return Letter(
         topic,
         partition,
@@ -94,6 +96,8 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
         records.value(index),
         _own(headers),
         _number(family, "replay-count", 0),
+        _number(family, "length", 0) if is_stub else None,
+        family.get("sha256") if is_stub else None,
         topic_id=log,
     )
 

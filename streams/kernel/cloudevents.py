@@ -19,11 +19,23 @@ from streams.errors import InputError
 from streams.kernel.attributes import timestamp, timestamp_text
 from streams.v1.cloudevents_pb2 import CloudEvent, CloudEventAttributeValue
 
-__all__ = ["DATAREF", "JSON", "STRUCTURED", "Attributes", "is_json", "is_message", "read_json", "read_message"]
+__all__ = [
+    "DATAREF",
+    "EVENT_NAME",
+    "JSON",
+    "STRUCTURED",
+    "Attributes",
+    "is_json",
+    "is_message",
+    "read_json",
+    "read_message",
+]
 
 STRUCTURED = b"application/cloudevents+protobuf"
 JSON = b"application/cloudevents+json"
 SPEC_VERSION = "1.0"
+EVENT_NAME = "io.cloudevents.v1.CloudEvent"
+"""The message that a structured event is, as its own file names it."""
 DATAREF = "the CloudEvent's data lies elsewhere (dataref), and is not fetched; send it inside"
 
 _LEN = 2

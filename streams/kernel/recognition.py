@@ -27,6 +27,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 Trace = tuple[bytes, bytes]
 """A `traceparent` and a `tracestate` as they came."""
 
+LETTER_LENGTH = "dlq-length"
+"""Header of a dead letter that lacks its record's value, for its size or because it is sealed: how long that was."""
 UNREADABLE = ("time", "traceparent", "tracestate", "correlation-id")
 """Attributes that cost an event nothing when they cannot be read."""
 TYPE_URL = "type.googleapis.com/"
@@ -93,15 +95,17 @@ class Recognised:
 def recognise(rules: Rules, value: bytes | None, headers: Headers = ()) -> Recognised:
     """Say which event a record carries; InputError with the reason of its dead letter where it carries none."""
     found = _by_name(headers)
-    event, reads_cloudevents = Recognised(), rules.format in ("auto", "cloudevents")
-    in_headers = reads_cloudevents and "ce_specversion" in found and "ce_id" in found
-    if reads_cloudevents:
-        _judge(rules, found.get("ce_type", b""), found.get("ce_dataschema", b""))
+    event, says_binary = Recognised(), "ce_specversion" in found and "ce_id" in found
+    in_headers = says_binary and rules.format in ("auto", "cloudevents")
+    # What a record says of itself holds in every format, also what that format has no use for.
+    _judge(rules, found.get("ce_type", b""), found.get("ce_dataschema", b""))
     given = _from_headers(found) if in_headers else cloudevents.Attributes()
     if value is not None:
         given, event.data = _from_value(rules, found, given, in_headers, _opened(rules, value, found))
-    elif in_headers and "ce_dataref" in found:
+    elif says_binary and "ce_dataref" in found:
         raise InputError("dataref", cloudevents.DATAREF)
+    elif any(name == LETTER_LENGTH for name, _ in headers):
+        raise InputError("no-data", "the stub of a dead letter, which lacks its value: no DELETE")
     elif rules.format in ("auto", "confluent") and VALUE_SCHEMA_ID in found:
         _check_header(rules, found[VALUE_SCHEMA_ID])
     event.id, event.source, event.subject, event.sequence = given.id, given.source, given.subject, given.sequence
@@ -130,6 +134,12 @@ def _by_name(headers: Headers) -> dict[str, bytes]:
             # Spring writes `contentType`.
             found["content-type" if lower == "contenttype" else lower] = value
     return found
+
+
+def _media(found: Mapping[str, bytes]) -> bytes:
+    """The media type of a record that is a CloudEvent in one piece; empty: it does not say that it is."""
+    media = found.get("content-type", b"").split(b";")[0].strip().removeprefix(b'"').removesuffix(b'"').lower()
+    return media if media.startswith(b"application/cloudevents") else b""
 
 
 def _from_headers(found: Mapping[str, bytes]) -> cloudevents.Attributes:
@@ -164,17 +174,22 @@ def _from_value(
     rules: Rules, found: Mapping[str, bytes], given: cloudevents.Attributes, in_headers: bool, value: bytes
 ) -> tuple[cloudevents.Attributes, bytes]:
     """What the value itself says about the event, where it does, and the message in it."""
-    if rules.format in ("auto", "cloudevents"):
-        media = found.get("content-type", b"").split(b";")[0].strip().removeprefix(b'"').removesuffix(b'"').lower()
+    media = _media(found)
+    if not value and not media and {"ce_specversion", "ce_id", "ce_dataref"} <= found.keys():
+        raise InputError("dataref", cloudevents.DATAREF)
+    if rules.format not in ("auto", "cloudevents"):
+        is_event = rules.format == "plain" and rules.tells_cloudevents and cloudevents.is_message(value)
+        # Where the message is a CloudEvent itself, it is what the record says.
+        if (media and rules.type != cloudevents.EVENT_NAME) or is_event:
+            raise InputError("bad-envelope", "a CloudEvent in one piece, which the topic's format does not read")
+    else:
         read = None
         if media == cloudevents.STRUCTURED:
             read = cloudevents.read_message(value, given)
         elif media == cloudevents.JSON:
             read = cloudevents.read_json(value, given)
-        elif media.startswith(b"application/cloudevents"):
+        elif media:
             raise InputError("bad-envelope", "a CloudEvents format other than +protobuf and +json")
-        elif in_headers and not value and "ce_dataref" in found:
-            raise InputError("dataref", cloudevents.DATAREF)
         elif rules.format == "cloudevents" and not in_headers:
             raise InputError("bad-envelope", "neither content-type application/cloudevents+protobuf nor ce_ headers")
         elif in_headers or VALUE_SCHEMA_ID in found:
@@ -189,16 +204,18 @@ def _from_value(
             return read, _unwrapped(rules, data) if isinstance(data, bytes) else _proto_data(rules, data)
     if rules.format in ("auto", "confluent"):
         value = _unframed(rules, value, found)
-    return given, _unwrapped(rules, value) if rules.format in ("auto", "cloudevents") else value
+    data = _unwrapped(rules, value)
+    if rules.format not in ("auto", "cloudevents") and len(data) != len(value):
+        raise InputError("bad-envelope", "a google.protobuf.Any, which the topic's format does not unwrap")
+    return given, data
 
 
 def _judge(rules: Rules, type: bytes, schema: bytes) -> None:
     """Refuse an event whose type or schema names another message. A text that names none is a business name."""
     for what, given in (("type", type), ("dataschema", schema)):
         text = given.decode(errors="replace")
-        name = text.removeprefix("https:").removeprefix("//").removeprefix(TYPE_URL)
-        if name == text.removeprefix("https:").removeprefix("//"):
-            name = text
+        url = text.removeprefix("https://") if text.startswith("https://") else text.removeprefix("//")
+        name = url.removeprefix(TYPE_URL) if url.startswith(TYPE_URL) else text
         if not text or name == rules.type or (what == "type" and text in rules.event_types):
             continue
         if name in rules.names:

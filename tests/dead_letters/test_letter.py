@@ -57,6 +57,19 @@ def test_a_letter_keeps_the_record(
     )
 
 
+def test_a_stub_that_somebody_sent_back_stays_one() -> None:
+    """Its record has no value; a replay of its letter would be a DELETE otherwise."""
+    stub = read(written(bury(record(value=b"x" * 900), 0, "devices", 3, InputError("too-large", "x")), 800), 0)
+    back = record(value=None, own=[("dlq-length", b"900"), ("dlq-sha256", (stub.sha256 or "").encode())])
+
+    letter = bury(back, 0, "devices", 3, InputError("agent-failed", "x"))
+
+    assert (900, stub.sha256) == (letter.length, letter.sha256)
+    assert read(written(letter), 0) == letter
+    with pytest.raises(InputError, match="stub"):
+        replayed(Records(), letter)
+
+
 def test_a_letter_knows_the_log_of_its_origin() -> None:
     """Also through a replay and a second death; in a log that was replaced the first origin lies anywhere."""
     first, second = bytes(range(16)), bytes(range(1, 17))

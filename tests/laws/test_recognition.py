@@ -232,6 +232,7 @@ pairs = st.one_of(
     st.tuples(st.just("ce_sequence"), numbers.map(str.encode)),
     st.tuples(st.just("ce_time"), times.map(str.encode)),
     st.just(("ce_dataref", b"https://x/y")),
+    st.just(("dlq-length", b"700000")),
     st.tuples(st.sampled_from(["traceparent", "ce_traceparent"]), traces),
     st.tuples(st.sampled_from(["tracestate", "ce_tracestate"]), states),
     st.tuples(st.just("correlation-id"), st.sampled_from([b"c-7", b"", b"\n", b"x" * 257])),

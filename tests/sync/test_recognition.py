@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 import zstandard
 from google.protobuf import any_pb2
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 from streams._native import Records, Step, Table
 from streams.demo.v1.device_pb2 import DeviceState
@@ -284,11 +287,51 @@ class TestEnvelopes:
         order.type_url = "type.googleapis.com/acme.Unknown"
         assert read(thing, event(proto_data=order), [STRUCTURED]) == "wrong-schema"
 
-    def test_a_fixed_format_reads_nothing_else(self) -> None:
-        """`plain` is the whole value, whatever it looks like."""
-        for value in (event(binary_data=b"\x08\x07"), packed(kind("Reading"), b"")):
-            headers = [STRUCTURED, *BINARY, ("ce_type", b"acme.more.Order")]
-            assert read(kind("Reading"), value, headers, format="plain") == value
+    @pytest.mark.parametrize("form", ["plain", "confluent"])
+    @pytest.mark.parametrize("name", ["Reading", "Event"])
+    def test_a_fixed_format_takes_no_event_for_the_message(self, name: str, form: str) -> None:
+        """Not one that its header tells, and not one that the message could not be."""
+        prefix = b"" if form == "plain" else framing(kind(name), "standard")
+        for value, headers in ((event(binary_data=READING), [STRUCTURED]), (json_event(READING), [JSON])):
+            assert read(kind(name), value, headers, format=form) == "bad-envelope"
+            assert read(kind(name), prefix + READING, headers, format=form) == "bad-envelope"
+        if name == "Reading":
+            for value in (event(binary_data=READING), packed(kind("Reading"), READING)):
+                assert read(kind(name), value, format=form) == "bad-envelope"
+            assert read(kind(name), prefix + packed(kind(name), READING), format=form) == "bad-envelope"
+
+    @pytest.mark.parametrize("form", ["plain", "confluent"])
+    def test_a_fixed_format_believes_what_headers_say(self, form: str) -> None:
+        """The type, and that the data lies elsewhere; id and sequence are for those who read events."""
+        prefix = b"" if form == "plain" else framing(kind("Reading"), "standard")
+        elsewhere = [*BINARY, ("ce_dataref", b"https://x/y")]
+        for value in (prefix + READING, None):
+            assert read(kind("Reading"), value, [("ce_type", b"acme.more.Order")], format=form) == "wrong-type"
+        assert read(kind("Reading"), None, elsewhere, format=form) == "dataref"
+        assert read(kind("Reading"), b"", elsewhere, format=form) == "dataref"
+        assert read(kind("Reading"), prefix + READING, elsewhere, format=form) == READING
+        assert read(kind("Reading"), None, BINARY, format=form) is None
+
+    def test_where_the_message_is_an_event_plain_is_the_whole_of_it(self) -> None:
+        """Nothing else could say so."""
+        file = FileDescriptorProto(name="own.proto", package="io.cloudevents.v1", syntax="proto3")
+        fields = file.message_type.add(name="CloudEvent").field
+        for number, name in enumerate(("id", "source", "spec_version", "type"), 1):
+            fields.add(name=name, number=number, type=FieldDescriptorProto.TYPE_STRING)
+        pool = DescriptorPool()
+        pool.Add(file)
+        own, value = GetMessageClass(pool.FindMessageTypeByName("io.cloudevents.v1.CloudEvent")), event()
+        assert read(own, value, [STRUCTURED], format="plain") == value
+
+    @pytest.mark.parametrize("form", ["auto", "plain", "confluent", "cloudevents"])
+    def test_the_stub_of_a_dead_letter_is_no_delete(self, form: str) -> None:
+        """Tools that send a whole topic back know nothing of stubs; and it stays one when it dies again."""
+        stub = [*BINARY, ("dlq-length", b"700000"), ("dlq-sha256", b"00"), ("dlq-reason", b"too-large")]
+        assert read(kind("Reading"), None, stub, format=form) == "no-data"
+        step = process(kind("Reading"), None, stub, format=form)
+        letter = dict(step.dead_letters.headers(0))
+        assert (b"700000", b"00", b"no-data") == tuple(letter[f"dlq-{name}"] for name in ("length", "sha256", "reason"))
+        assert read(kind("Reading"), None, [*BINARY, ("dlq-reason", b"x")], format=form) is None
 
 
 class TestTypes:

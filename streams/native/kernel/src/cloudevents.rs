@@ -11,6 +11,8 @@ use crate::wire::{self, LEN, VARINT};
 /// What google.protobuf.Any's own helpers put before the name of a type.
 const TYPE_URL: &[u8] = b"type.googleapis.com/";
 const SPEC_VERSION: &[u8] = b"1.0";
+/// The message that a structured event is.
+pub(crate) const EVENT_NAME: &str = "io.cloudevents.v1.CloudEvent";
 
 /// Whether bytes of the configured message could not be a CloudEvent's, decided by its descriptor: in a CloudEvent the
 /// fields 1 to 4 are texts. What can hold text can be read so: strings, bytes, packed numbers, and messages, where the
@@ -449,9 +451,15 @@ mod tests {
         rules.type_name = "google.protobuf.Any".to_owned();
         let nested = any_of("type.googleapis.com/google.protobuf.Any", b"M");
         assert_eq!(nested, data(&rules, &nested, &[]));
-        rules.format = Format::Plain;
-        rules.tells_any = true;
-        assert_eq!(own, data(&rules, &own, &[]), "a fixed format reads nothing else");
+        let mut rules = crate::envelope::testing::rules(Format::Plain);
+        assert_eq!(
+            Reason::BadEnvelope,
+            refused(&rules, &own),
+            "a fixed format unwraps none, and takes none for another"
+        );
+        assert_eq!(Reason::WrongSchema, refused(&rules, &other));
+        rules.tells_any = false;
+        assert_eq!(other, data(&rules, &other, &[]));
     }
 
     #[test]
@@ -552,7 +560,11 @@ mod tests {
         assert_eq!(whole, data(&own, &whole, &[]));
         assert_eq!(b"M".to_vec(), data(&own, &json, &[]), "no message is JSON");
         assert_eq!(b"M".to_vec(), data(&own, &whole, &[STRUCTURED]));
-        assert_eq!(whole, data(&rules(Format::Plain), &whole, &[]));
+        assert_eq!(
+            Reason::BadEnvelope,
+            reason(Format::Plain, &whole, &[]),
+            "no message, though nobody reads it as one"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::records::Record;
 
 /// Longest error text of a dead letter, in bytes: it rides in a header beside the original ones.
 pub const ERROR_BYTES_MAX: usize = 1024;
+/// Header of a dead letter that lacks its record's value, for its size or because it is sealed: how long that was.
+pub const LETTER_LENGTH: &[u8] = b"dlq-length";
 
 /// Why a record cannot become an event; its code is the `dlq-reason` header and the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,6 +314,11 @@ pub(crate) struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
+    /// Whether the headers are those of a CloudEvent in binary mode.
+    fn says_binary(&self) -> bool {
+        self.specversion && self.id.is_some()
+    }
+
     /// One pass over the headers. Names are compared without case; the last one of a name wins, as in Kafka's own clients.
     fn read(record: &Record<'a>) -> Headers<'a> {
         let mut found = Headers::default();
@@ -370,11 +377,9 @@ pub fn origin<'a>(record: &Record<'a>) -> Option<Origin<'a>> {
 pub fn recognise<'a>(rules: &Recognition, record: &Record<'a>, scratch: &'a mut Scratch) -> Result<Event<'a>, Refusal> {
     let headers = Headers::read(record);
     let mut event = Event::new();
-    let reads_cloudevents = rules.format.reads_cloudevents();
-    let binary = reads_cloudevents && headers.specversion && headers.id.is_some();
-    if reads_cloudevents {
-        rules.judge(headers.event_type, headers.schema)?;
-    }
+    // What a record says of itself holds in every format, also what that format has no use for.
+    rules.judge(headers.event_type, headers.schema)?;
+    let binary = headers.says_binary() && rules.format.reads_cloudevents();
     let mut beside = Beside::default();
     if binary {
         event.attributes_from(&headers)?;
@@ -383,7 +388,10 @@ pub fn recognise<'a>(rules: &Recognition, record: &Record<'a>, scratch: &'a mut 
     match record.value() {
         Some(value) => event.read_value(rules, &headers, binary, value, scratch, &mut beside)?,
         // Its data is somewhere: nobody said that the entity is gone.
-        None if binary && headers.dataref => return Err(cloudevents::dataref()),
+        None if headers.says_binary() && headers.dataref => return Err(cloudevents::dataref()),
+        None if record.headers().any(|(name, _)| name == LETTER_LENGTH) => {
+            return Err(Refusal::new(Reason::NoData, "the stub of a dead letter, which lacks its value: no DELETE"));
+        }
         None => {
             if let (true, Some(prefix)) = (rules.format.reads_confluent(), headers.schema_id) {
                 confluent::check_header(rules, prefix)?;
@@ -518,8 +526,19 @@ impl<'a> Event<'a> {
                 return Err(Refusal::new(Reason::BadCompression, "content-encoding is neither zstd nor identity"))
             }
         };
-        if rules.format.reads_cloudevents() {
-            match content_type(headers) {
+        let said = content_type(headers);
+        if value.is_empty() && headers.dataref && headers.says_binary() && matches!(said, ContentType::Other) {
+            return Err(cloudevents::dataref());
+        }
+        if !rules.format.reads_cloudevents() {
+            let is_event = || rules.format == Format::Plain && rules.tells_cloudevents && cloudevents::is_event(value);
+            // Where the message is a CloudEvent itself, it is what the record says.
+            let is_said = !matches!(said, ContentType::Other) && rules.type_name != cloudevents::EVENT_NAME;
+            if is_said || is_event() {
+                return Err(bad("a CloudEvent in one piece, which the topic's format does not read; see `format`"));
+            }
+        } else {
+            match said {
                 ContentType::StructuredProtobuf => return self.read_structured(rules, value, beside),
                 ContentType::StructuredJson => {
                     let members = json::members(value, texts);
@@ -530,11 +549,7 @@ impl<'a> Event<'a> {
                 ContentType::OtherCloudEvents => {
                     return Err(bad("content-type is a CloudEvents format other than +protobuf and +json"));
                 }
-                ContentType::Other if binary => {
-                    if value.is_empty() && headers.dataref {
-                        return Err(cloudevents::dataref());
-                    }
-                }
+                ContentType::Other if binary => {}
                 ContentType::Other if rules.format == Format::CloudEvents => {
                     return Err(bad(
                         "no CloudEvent: neither content-type application/cloudevents+protobuf nor ce_ headers",
@@ -557,7 +572,10 @@ impl<'a> Event<'a> {
             }
         }
         let value = if rules.format.reads_confluent() { confluent::unframe(rules, headers, value)? } else { value };
-        self.data = if rules.format.reads_cloudevents() { cloudevents::unwrapped(rules, value)? } else { value };
+        self.data = cloudevents::unwrapped(rules, value)?;
+        if !rules.format.reads_cloudevents() && self.data.len() != value.len() {
+            return Err(bad("a google.protobuf.Any, which the topic's format does not unwrap; see `format`"));
+        }
         Ok(())
     }
 
@@ -673,10 +691,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_format_reads_nothing_else() {
+    fn a_fixed_format_reads_nothing_else_and_takes_no_event_for_the_message() {
+        let event = b"\x0a\x011\x12\x02/s\x1a\x031.0\x22\x01t\x32\x01M";
+        assert_eq!(Reason::BadEnvelope, reason(Format::Plain, event, &[]));
+        assert_eq!(Reason::BadEnvelope, reason(Format::Plain, b"\x0aM", &[STRUCTURED]));
+        assert_eq!(Reason::BadEnvelope, reason(Format::Confluent, b"\0\0\0\0\x05\0M", &[STRUCTURED]));
         assert_eq!(Reason::BadEnvelope, reason(Format::Confluent, b"\x0aM", &[]));
         assert_eq!(Reason::BadEnvelope, reason(Format::CloudEvents, b"\x0aM", &[]));
-        assert_eq!(b"\0\0".to_vec(), data(&rules(Format::Plain), b"\0\0", &[STRUCTURED]));
         with(&rules(Format::Plain), Some(b"M"), &BINARY, |event| assert_eq!("", event.unwrap().id));
         with(&rules(Format::Confluent), Some(b"\0\0\0\0\x05\0M"), &BINARY, |event| {
             assert_eq!("", event.unwrap().id);
@@ -712,7 +733,9 @@ mod tests {
             assert_eq!(Reason::Dataref, event.unwrap_err().reason);
         });
         assert_eq!(b"M".to_vec(), data(&rules(Format::Auto), b"M", &elsewhere), "the data is here too");
-        with(&rules(Format::Plain), None, &elsewhere, |event| assert!(event.unwrap().is_delete));
+        with(&rules(Format::Plain), None, &elsewhere, |event| {
+            assert_eq!(Reason::Dataref, event.unwrap_err().reason);
+        });
     }
 
     #[test]
@@ -781,8 +804,11 @@ mod tests {
         for text in ["device.gone", "acme.Order"] {
             assert_eq!(Reason::WrongType, accepted(&rules, "ce_type", text, None).unwrap_err().reason);
         }
-        rules.format = Format::Plain;
-        assert_eq!(Ok(()), accepted(&rules, "ce_type", "acme.Order", Some(b"M")), "a fixed format reads nothing else");
+        for format in [Format::Plain, Format::Confluent, Format::CloudEvents] {
+            rules.format = format;
+            let refused = accepted(&rules, "ce_type", "acme.Order", Some(b"M")).unwrap_err();
+            assert_eq!(Reason::WrongType, refused.reason, "in every format");
+        }
     }
 
     #[test]

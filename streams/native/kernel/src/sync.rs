@@ -35,6 +35,8 @@ const WARM_RECORDS: usize = 16;
 pub const REKEY_ORIGIN: &[u8] = b"rekey-origin";
 /// Header of a dead letter: id of the log it was in first, in hex; absent where that is unknown.
 pub const DEAD_LETTER_LOG: &[u8] = b"dlq-origin-topic-id";
+/// Headers of a dead letter that stand for the value it lacks.
+const OF_STUBS: [&[u8]; 3] = [envelope::LETTER_LENGTH, b"dlq-sha256", b"dlq-xxh3"];
 /// Version of the `dlq-` header family.
 pub const DEAD_LETTER_FORMAT: &[u8] = b"1";
 
@@ -931,8 +933,10 @@ impl Call<'_> {
         let letters = &mut self.step.dead_letters;
         let value = record.value().filter(|_| !job.sealed);
         letters.push(record.key(), value, record.timestamp_ms(), record.offset())?;
+        // A stub that somebody sent back stays one: without its value it must not pass for a DELETE later.
+        let is_stub = |name: &[u8]| record.value().is_none() && OF_STUBS.contains(&name);
         for (name, value) in record.headers() {
-            if name == b"dlq-replay-count" || !name.starts_with(b"dlq-") {
+            if name == b"dlq-replay-count" || !name.starts_with(b"dlq-") || is_stub(name) {
                 letters.push_header(name, value)?;
             }
         }
