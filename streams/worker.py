@@ -83,6 +83,7 @@ class Guarded:
         if target.name in self._targets or target.name == BROKER:
             raise SettingsError(Finding(f"target {target.name}", "a second one of this name", "a name of its own"))
         self._targets[target.name] = target
+        self.board.expect(target.name)
         if message is not None:
             topic = target.topic
             if all(order.settings.topic != topic for order in self._orders.values()):

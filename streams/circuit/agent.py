@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from streams._native import Records
 from streams.circuit.board import Board
-from streams.circuit.owner import Owner
+from streams.circuit.owner import KNOWN_MAX, NAME_LENGTH_MAX, Owner
 from streams.client.broker import Outcome, Writer, WriterOptions
 from streams.client.connect import open_writer
 from streams.clock import SYSTEM_CLOCK, Clock
@@ -41,6 +41,10 @@ FETCH_BYTES_MAX = 4 << 20
 FETCH_WAIT_MS = 500
 """Circuits are few and change rarely; a record is handed over as soon as it is there."""
 RETRY_PAUSE_S = 1.0
+
+TRANSITIONS_MAX = 10_000
+"""Targets and states that are counted by name; beyond, they are counted together: anybody may invent a target."""
+OTHERS = "others"
 
 log = logging.getLogger(__name__)
 
@@ -189,9 +193,10 @@ class Circuits:
 
         def take(_topic: str, _partition: int, records: Records) -> None:
             for circuit in _circuits(records, self._circuits, self.damaged):
-                last = told.get(circuit.target)
-                if last is None or _pair(circuit) > _pair(last):
-                    told[circuit.target] = circuit
+                last = told.pop(circuit.target, None)
+                told[circuit.target] = circuit if last is None or _pair(circuit) > _pair(last) else last
+                if len(told) > KNOWN_MAX:
+                    del told[next(name for name in told if not self._board.expects(name))]
 
         start = {(self._circuits, partition): 0 for partition in range(self._partitions)}
         positions: dict[tuple[str, int], int] = self._app.transport.read_log(
@@ -222,12 +227,16 @@ class Circuits:
                     await asyncio.to_thread(follower.close)
 
     def _take(self, circuit: Circuit) -> None:
+        if not 0 < len(circuit.target) <= NAME_LENGTH_MAX:
+            self.damaged[self._circuits] += 1
+            return
         self.owner.heard(circuit.target, _pair(circuit))
         self._board.take(circuit)
 
     def _changed(self, target: str, old: str, new: str, reason: str) -> None:
         """One line per transition, and none per refused call."""
-        self.transitions[target, new] += 1
+        known = (target, new) in self.transitions or len(self.transitions) < TRANSITIONS_MAX
+        self.transitions[target if known else OTHERS, new] += 1
         log.log(
             logging.INFO if new.endswith("closed") else logging.WARNING,
             "circuit %s: %s -> %s (%s)",

@@ -26,7 +26,8 @@ OnChange = Callable[[str, str, str, str], None]
 local-open, local-half-open for this worker's own circuit."""
 
 TARGETS_MAX = 10_000
-"""Circuits of targets that nobody here asked for; a kilobyte each. Those that are asked for come from settings."""
+"""Circuits of targets that nobody here asked for; a kilobyte each. Those that are asked for come from settings. Beyond,
+those heard of longest ago are forgotten: somebody invents names, and must not keep those out that exist."""
 
 
 class Board:
@@ -47,6 +48,8 @@ class Board:
         self._clock = clock
         self._chance = chance
         self._standings: dict[str, Standing] = {}
+        self._own: set[str] = set()
+        self._told: dict[str, None] = {}  # names that were only told of, the one heard of longest ago first
 
     def ask(self, target: str) -> Pass | Refusal:
         """Before a call. Every pass is brought back by `outcome` or `cancelled`, or a trial waits for it in vain."""
@@ -102,11 +105,19 @@ class Board:
 
     def take(self, circuit: Circuit) -> None:
         """Takes a record of the circuits topic in. One that is not above what is known of its target is ignored."""
-        standing = self._standings.get(circuit.target)
+        target = circuit.target
+        if not target:
+            return
+        standing = self._standings.get(target)
         if standing is None:
-            if not circuit.target or len(self._standings) >= TARGETS_MAX:
-                return
-            standing = self._standing(circuit.target)
+            standing = self._standings[target] = self._new(target)
+            if target not in self._own:
+                self._told[target] = None
+        elif target in self._told:
+            self._told[target] = self._told.pop(target)
+        if len(self._told) > TARGETS_MAX:
+            oldest = next(iter(self._told))
+            del self._told[oldest], self._standings[oldest]
         standing.take(circuit, self._now_ms())
         self._tell(standing)
 
@@ -126,11 +137,24 @@ class Board:
         now_ms = self._now_ms()
         return [standing.view(now_ms) for _, standing in sorted(self._standings.items())]
 
+    def expect(self, target: str) -> None:
+        """The target is one of this worker's own: its circuit is never forgotten."""
+        self._own.add(target)
+
+    def expects(self, target: str) -> bool:
+        """Whether the target is one of this worker's own."""
+        return target in self._own
+
     def _standing(self, target: str) -> Standing:
+        """The circuit of a target that is asked for here."""
+        self._told.pop(target, None)
         standing = self._standings.get(target)
         if standing is None:
-            standing = self._standings[target] = Standing(target, self.reporter, self._settings, self._now_ms())
+            standing = self._standings[target] = self._new(target)
         return standing
+
+    def _new(self, target: str) -> Standing:
+        return Standing(target, self.reporter, self._settings, self._now_ms())
 
     def _tell(self, standing: Standing) -> None:
         if not standing.moves:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, MutableMapping
+from itertools import islice
 
 from google.protobuf.message import DecodeError
 
@@ -25,6 +26,8 @@ STAMP_BYTES = 8
 TARGETS_MAX = 10_000
 """Circuits of one owner, some kilobytes each. Beyond, those heard of longest ago are forgotten: somebody invents names,
 and must not keep those out that traffic goes to."""
+KNOWN_MAX = 2 * TARGETS_MAX
+"""Names whose last record is remembered, a hundred bytes each: those that this owner has, and as many of others."""
 NAME_LENGTH_MAX = 249
 """Of targets and reporters, as of a topic: names, not documents."""
 COMPLAINT_EACH = 1_000
@@ -111,8 +114,10 @@ class Owner:
 
     def heard(self, target: str, pair: tuple[int, int]) -> None:
         """A record was told, by this owner or another one."""
-        known = self._known.get(target, (0, 0))
+        known = self._known.pop(target, (0, 0))
         self._known[target] = max(known, pair)
+        if len(self._known) > KNOWN_MAX:
+            self._forget_known()
         _, fleet = self._fleets.get(target, (0, None))
         if fleet is None or pair == fleet.pair:
             return
@@ -172,6 +177,14 @@ class Owner:
         self._untold.discard(target)
         if own == partition:
             self.table.pop(target.encode(), None)
+
+    def _forget_known(self) -> None:
+        """The name heard of longest ago goes, of those that nobody reports to this owner."""
+        for target in [*islice(self._known, TARGETS_MAX + 1)]:
+            number = self._known.pop(target)
+            if target not in self._fleets:
+                return
+            self._known[target] = number
 
     def _forget(self, target: str) -> None:
         del self._fleets[target]

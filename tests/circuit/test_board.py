@@ -361,13 +361,18 @@ def test_the_view_has_both_circuits(board: Board) -> None:
 
 
 def test_targets_nobody_asked_for_are_bounded(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reporter that invents targets does not fill this worker's memory."""
+    """A reporter that invents targets does not fill this worker's memory, and keeps none out that exists."""
     monkeypatch.setattr("streams.circuit.board.TARGETS_MAX", 10)
-    for number in range(20):
-        board.take(Circuit(target=f"t-{number}", state=Circuit.OPEN, generation=1, transition=1))
+    board.expect("own")
+    board.ask("asked")
+    for name in ("own", "asked", *(f"t-{number}" for number in range(20)), "late"):
+        board.take(Circuit(target=name, state=Circuit.OPEN, generation=1, transition=1))
     board.take(Circuit())
 
-    assert 10 == len(board.view())
+    assert {"own", "asked", "late", *(f"t-{number}" for number in range(11, 20))} == {
+        circuit["target"] for circuit in board.view()
+    }
+    assert all(board.is_open(name) for name in ("own", "asked", "late"))
 
 
 def test_a_state_in_a_word(board: Board, clock: ManualClock) -> None:

@@ -199,6 +199,21 @@ def test_what_is_no_report_is_ignored_and_named_now_and_then(
     ]
 
 
+def test_names_that_were_told_are_remembered_up_to_a_limit(
+    clock: ManualClock, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found: one entry for ever for each name that anybody invented; a circuit of ours keeps its number."""
+    monkeypatch.setattr("streams.circuit.owner.KNOWN_MAX", 5)
+    mine = owner(table, clock)
+    mine.heard("t", (7, 1))
+    fold(mine)
+    for number in range(1_000):
+        mine.heard(f"t-{number}", (1, 1))
+
+    assert 5 == len(mine._known)
+    assert (7, 1) == mine._known["t"]
+
+
 @pytest.mark.parametrize(
     "row", [b"", b"\x00", bytes(8), bytes(8) + b"\x01", bytes(8) + b"\x01{}", bytes(8) + b"\x01[1]"]
 )
