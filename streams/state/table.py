@@ -26,6 +26,7 @@ from streams._native import (
 from streams.errors import SchemaError, StateError, TransportError
 from streams.kernel.schema import compare
 from streams.state.changelog import LogReader
+from streams.state.loader import Loader
 from streams.state.rocks import Memory, Store, StoreName
 from streams.state.standby import Standby
 from streams.state.stores import Identity, unfit
@@ -71,6 +72,7 @@ class PartitionState:
         self._log = log
         self._fenced = fenced
         self._changelog_end: int | None = None
+        self._loader = Loader(self.table, store) if store is not None else None
         self._expired_mark = 0  # of the last call that tombstones of the store were loaded for
         self._begin = 0
         self._reached = 0  # an offset that the changelog's end has reached
@@ -85,7 +87,8 @@ class PartitionState:
         due: list[bytes] = []
         if self.store is not None:
             due = [] if requests else self._due(self.store, now_ms)
-            self._load(self.store, records, due, requests=requests)
+        if self._loader is not None:
+            records = self._loader.load(records, due, requests=requests)
         if requests:
             return self.table.snapshots(records, now_ms)
         step = self.table.process(records, now_ms)
@@ -98,11 +101,6 @@ class PartitionState:
         if self.committed_mark < self._expired_mark:
             return []
         return store.due(now_ms - self._job.tombstone_retention_ms, EXPIRE_MAX)
-
-    def _load(self, store: Store, records: Records, due: list[bytes], *, requests: bool) -> None:
-        keys = [*self.table.missing(records, requests=requests), *due]
-        if keys:
-            self.table.load(keys, store.multi_get(keys))
 
     # -- transport.chunk.Participant --------------------------------------------------------------------------
 
@@ -184,14 +182,17 @@ class PartitionState:
         """Takes rows of the changelog in; the highest (epoch, revision, ordinal, offset) of a key wins, and among them
         no row of an owner that was none any more.
         """
-        if self.store is None:
+        if self.store is None or self._loader is None:
             self.table.restore(rows)
         else:
             # Of each key the highest row, the store's own included: a worker that was no owner any more, and not fenced
             # (at least once), may have written a lower one after it.
-            self._load(self.store, rows, [], requests=True)
-            self.table.restore(rows)
-            self.store.write(self.table.commit(0), rows.last_offset + 1, self.table.take_moved())
+            left = rows
+            while len(left):
+                part = self._loader.load(left, [], requests=True)
+                self.table.restore(part)
+                self.store.write(self.table.commit(0), part.last_offset + 1, self.table.take_moved())
+                left = left.slice(len(part), len(left))
         self.restored += len(rows)
 
     def list_tombstones(self, keep_going: Callable[[], bool]) -> None:
