@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from streams._native import Records
-from streams.dead_letters.letter import bury, write
+from streams.dead_letters.letter import bury, letter_room, write
 from streams.errors import Finding, InputError, SettingsError, StreamsError, UserCodeError
 from streams.options import AppSettings, Settings
 from streams.sync.topics import HEADER_ROOM_BYTES
@@ -62,7 +63,7 @@ class Rescue:
         """One more of them."""
         self.counts[topic][f"dead.{REASON}" if what == "letters" else what] += 1
 
-    async def letter(self, records: Records, index: int, failure: Failure) -> Output:
+    async def letter(self, records: Records, index: int, failure: Failure, refused: Mapping[str, int]) -> Output:
         """The dead letter of a record, for `{topic}.dlq`, which is made where it is missing. TransportError: later."""
         assert failure.place is not None  # it has a record
         topic, partition, _ = failure.place
@@ -71,13 +72,11 @@ class Rescue:
             await asyncio.to_thread(transport.make_topic, name, topic, self._config(), self._replication)
             self._made.add(name)
         ids: dict[str, bytes] = await asyncio.to_thread(transport.log_ids, [topic])
-        error = InputError(REASON, f"agent {failure.agent} raised {failure.kind}")
+        said = f": {failure.said}" if failure.said else ""
+        error = InputError(REASON, f"agent {failure.agent} raised {failure.kind}{said}")
         out = Records()
-        write(
-            out,
-            bury(records, index, topic, partition, error, ids.get(topic, b"")),
-            self._record_bytes_max + HEADER_ROOM_BYTES,
-        )
+        room = letter_room(self._record_bytes_max + HEADER_ROOM_BYTES, refused.get(name))
+        write(out, bury(records, index, topic, partition, error, ids.get(topic, b"")), room)
         return Output(name, -1, out)
 
     def _config(self) -> dict[str, str]:

@@ -29,6 +29,7 @@ from streams.options import Settings, SyncSettings, TargetSettings
 from streams.sync.agent import Sync
 from streams.sync.topics import SyncTopics
 from streams.transport.agent import Agent
+from streams.transport.allowance import PRODUCE_ROOM_BYTES
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema
 from streams.transport.credentials import Credentials
@@ -93,6 +94,7 @@ class App(faust.App):
         options.setdefault("topic_disable_leader", True)
         options.setdefault("stream_buffer_maxsize", 4096)
         options.setdefault("topic_allow_declare", True)
+        options.setdefault("producer_max_request_size", self.settings.limits.record_bytes_max + PRODUCE_ROOM_BYTES)
         super().__init__(
             own.id,
             broker=transport_url(own.broker),

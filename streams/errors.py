@@ -61,6 +61,7 @@ __all__ = [
     "PatchError",
     "RecordTooLargeError",
     "SchemaError",
+    "SendsTooLargeError",
     "SettingsError",
     "StallError",
     "StateError",
@@ -346,6 +347,21 @@ class ChunkClosed(StreamsError):  # noqa: N818 - the name is part of the surface
             f"agent {agent} has finished the chunk of {topic} partition {partition} up to offset {offset}, and a task "
             "that it started sends for it now; await the task before asking for the next chunk, or start it with "
             "context=contextvars.Context(), so that it sends by itself, at least once"
+        )
+
+
+class SendsTooLargeError(StreamsError):
+    """An agent sends more for the records that it has in hand than one transaction holds."""
+
+    def __init__(self, agent: str, topic: str, partition: int, offset: int, records: int, bytes_max: int) -> None:
+        self.agent = agent
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        super().__init__(
+            f"agent {agent} sends more than {bytes_max} bytes for {records} records of {topic} partition {partition} "
+            f"up to offset {offset}, which is what one transaction holds; send less for a record, or raise "
+            "transaction.bytes_max"
         )
 
 

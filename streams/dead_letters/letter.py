@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from streams._native import Records
 from streams.errors import InputError
 
-__all__ = ["ERROR_BYTES_MAX", "FORMAT", "Letter", "bury", "fitted", "read", "replayed", "write"]
+__all__ = ["ERROR_BYTES_MAX", "FORMAT", "Letter", "bury", "fitted", "letter_room", "read", "replayed", "write"]
 
 FORMAT = "1"
 """Of what a dead-letter topic holds, letters and marks."""
@@ -106,8 +106,8 @@ def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
     """Appends a letter to the records of its topic; returns what was written.
 
     Where it does not fit `record_bytes_max`, its stub: without the value, and if that is not enough also without the
-    record's own headers, and last without the key. The family itself is below 2 KiB: dead-letter topics have
-    64 KiB of room for it.
+    record's own headers, then without the key, and last without the text of the error. The family itself is below
+    2 KiB: dead-letter topics have 64 KiB of room for it, unless somebody made them smaller.
     """
     fitting = letter
     if _size(letter) > record_bytes_max and letter.length is None:
@@ -117,8 +117,15 @@ def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
         fitting = replace(fitting, headers=())
     if _size(fitting) > record_bytes_max:
         fitting = replace(fitting, key=None)
+    if _size(fitting) > record_bytes_max:
+        fitting = replace(fitting, error="")
     out.append(fitting.key, fitting.value, [*fitting.headers, *_written(fitting)], fitting.timestamp_ms)
     return fitting
+
+
+def letter_room(record_bytes_max: int, refused: int | None) -> int:
+    """Bytes that a letter may have; `refused`: its topic took none of this size, whatever it is said to take."""
+    return record_bytes_max if refused is None else min(record_bytes_max, refused - 1)
 
 
 def fitted(letters: Records, record_bytes_max: int) -> Records:

@@ -80,7 +80,14 @@ COUNTERS = {
 }
 """The kernel's counters by its names. Counters `dead.REASON` become streams_dead_letters_total."""
 
-AGENTS = {"failures": Counter("streams_agent_failures", "Times that an agent raised on a record or a chunk of them")}
+BESIDE = {
+    "failures": Counter("streams_agent_failures", "Times that an agent raised on a record or a chunk of them"),
+    "requests.unanswerable": Counter(*REFUSED, "unanswerable"),
+    "letters.unwritable": Counter(
+        "streams_dead_letters_unwritable", "Dead letters that their topic takes in no size; the log names their offsets"
+    ),
+}
+"""What is counted beside the kernel."""
 
 DELIVERY_COUNTERS = {
     "patches": ("streams_delivered_patches", "Patches that targets took"),
@@ -291,7 +298,7 @@ def counters(by_topic: Mapping[str, Mapping[str, int]]) -> Iterator[CounterMetri
                 reason = name.removeprefix("dead.")
                 counter = Counter("streams_dead_letters", "Records that could not be processed, by reason", reason)
             else:
-                counter = COUNTERS.get(name) or AGENTS.get(name) or Counter("streams_kernel_other", OTHER, name)
+                counter = COUNTERS.get(name) or BESIDE.get(name) or Counter("streams_kernel_other", OTHER, name)
             labels = ["topic", "reason"] if counter.reason else ["topic"]
             family = families.setdefault(counter.name, CounterMetricFamily(counter.name, counter.help, labels=labels))
             family.add_metric([topic, counter.reason] if counter.reason else [topic], count)

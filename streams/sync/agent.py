@@ -20,14 +20,13 @@ from google.protobuf.message import Message
 
 from streams._native import Job, Records, Step
 from streams.clock import SYSTEM_CLOCK, Clock
-from streams.dead_letters.letter import fitted
 from streams.errors import Finding, SettingsError
 from streams.kernel.confluent import message_index, readings
 from streams.kernel.messages import descriptor_of, known_names
 from streams.kernel.schema import MessageSchema
 from streams.options import LimitSettings, SyncSettings
 from streams.state.table import States
-from streams.sync.burial import buried
+from streams.sync.burial import buried, refusing, send_letters
 from streams.sync.halting import Halting
 from streams.sync.rekey import Rekey
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
@@ -181,8 +180,8 @@ class Sync:
             await self._work(chunk)
 
     async def _work(self, chunk: Chunk) -> None:
-        if chunk.refused and chunk.refused != self.topics.dead_letters:
-            await self._bury(chunk)
+        if refuser := refusing(chunk, (self.topics.output, self.topics.changelog)):
+            await self._bury(chunk, refuser)
             return
         records = chunk.records
         while len(records):
@@ -211,8 +210,7 @@ class Sync:
             chunk.changed(state, step.mark, step.counts["row_bytes"])
             self.app.consumer.turns.took(state, step.mark)
         chunk.send_records(self.topics.output, chunk.partition, step.patches)
-        letters = fitted(step.dead_letters, self._letter_bytes_max)
-        chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
+        self._send_letters(chunk, step.dead_letters)
         for hashed, offset in step.stuck:
             log.warning(
                 "%s partition %d: the key of offset %d (%016x in this process) has dropped 100 events in a row; if its "
@@ -222,17 +220,21 @@ class Sync:
         await self._account(chunk, step.taken, step.counts)
         return step
 
-    async def _bury(self, chunk: Chunk) -> None:
+    def _send_letters(self, chunk: Chunk, letters: Records) -> None:
+        unwritable = send_letters(chunk, self.topics.dead_letters, letters, self._letter_bytes_max)
+        self.counts["letters.unwritable"] += unwritable
+
+    async def _bury(self, chunk: Chunk, refuser: str) -> None:
         """What comes of the chunk's one record does not fit a topic: a letter; a request is passed, and counted."""
         if chunk.topic == self.topics.resync:
             log.warning(
                 "%s partition %d offset %d: the answer is larger than topic %s takes; raise max.message.bytes there",
-                chunk.topic, chunk.partition, chunk.last, chunk.refused,
+                chunk.topic, chunk.partition, chunk.last, refuser,
             )  # fmt: skip
             self.counts["requests.unanswerable"] += 1
             return
-        letters, counts = await asyncio.to_thread(buried, chunk, self._letter_bytes_max, self.app.transport.log_ids)
-        chunk.send_records(self.topics.dead_letters, chunk.partition, letters)
+        letters, counts = await asyncio.to_thread(buried, chunk, refuser, self.app.transport.log_ids)
+        self._send_letters(chunk, letters)
         await self._account(chunk, len(chunk), counts)
 
     async def _account(self, chunk: Chunk, records: int, counts: Mapping[str, int]) -> None:

@@ -15,9 +15,8 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 from streams._native import Job, Table
-from streams.dead_letters.letter import fitted
 from streams.errors import TransportError
-from streams.sync.burial import buried
+from streams.sync.burial import buried, refusing, send_letters
 from streams.sync.halting import Halting
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
@@ -85,13 +84,12 @@ class Rekey:
         table = self._tables.get(chunk.partition)
         if table is None:
             table = self._tables[chunk.partition] = await self._placed(self._job, chunk.partition)
-        if chunk.refused and chunk.refused != self._topics.dead_letters:
-            log_ids = self._app.transport.log_ids
-            letters, counts = await asyncio.to_thread(buried, chunk, self._letter_bytes_max, log_ids)
+        if refuser := refusing(chunk, (self._topics.rekey,)):
+            letters, counts = await asyncio.to_thread(buried, chunk, refuser, self._app.transport.log_ids)
         else:
             step = await asyncio.to_thread(table.rekey, chunk.records)
             chunk.send_records(self._topics.rekey, BY_KEY, step.patches)
-            letters, counts = fitted(step.dead_letters, self._letter_bytes_max), step.counts
-        chunk.send_records(self._topics.dead_letters, chunk.partition, letters)
-        self._counts.update(counts)
+            letters, counts = step.dead_letters, step.counts
+        unwritable = send_letters(chunk, self._topics.dead_letters, letters, self._letter_bytes_max)
+        self._counts.update({**counts, "letters.unwritable": unwritable})
         await self._halting.count(chunk, len(chunk), counts)

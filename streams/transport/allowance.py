@@ -9,10 +9,22 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-__all__ = ["Allowance", "Fault", "after_failure", "after_success", "fault_of", "pause_s"]
+__all__ = [
+    "PRODUCE_ROOM_BYTES",
+    "Allowance",
+    "Fault",
+    "after_failure",
+    "after_success",
+    "fault_of",
+    "pause_s",
+    "sends_max",
+]
 
 Fault = Literal["size", "time", "other"]
 
+PRODUCE_ROOM_BYTES = 128 * 1024
+"""What is sent may be larger than what was read: headers of dead letters, the row around a state. The topics' own
+limits are the real ones; this one only keeps the clients' defaults of 1 MB out of the way."""
 HALVED_ABOVE_BYTES = 16 << 20
 """Below it a broker that cannot take a transaction in time is slow or away, and half of it would not help."""
 TIMES_IN_A_TRANSACTION = 3
@@ -40,6 +52,11 @@ class Allowance(NamedTuple):
     def chunk_bytes(self) -> int:
         """What one chunk may have, so that its transaction holds it with what comes of it."""
         return max(1, self.bytes // TIMES_IN_A_TRANSACTION)
+
+
+def sends_max(now: Allowance) -> int:
+    """Bytes that an agent may send for what it has in hand: a transaction of it alone must be able to succeed."""
+    return max(now.bytes, HALVED_ABOVE_BYTES)
 
 
 def fault_of(code: str, *, size: int, took_s: float, timeout_s: float) -> Fault:

@@ -8,18 +8,19 @@ records, its own sends. An agent that raised is offered parts of them again, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from faust.serializers.schemas import Schema
 from typing_extensions import override
 
 from streams._native import Records
-from streams.errors import ChunkClosed
+from streams.errors import ChunkClosed, RecordTooLargeError, SendsTooLargeError
 from streams.v1 import patch_pb2
 
-__all__ = ["Chunk", "ChunkSchema", "Output", "Participant", "Record", "parts"]
+__all__ = ["Chunk", "ChunkSchema", "Headers", "Output", "Participant", "Record", "parts", "record_bytes", "sizes"]
 
 
 UNPACKED_BYTES_MAX = 32 << 20
@@ -28,6 +29,12 @@ much, beside the 64 MB of a transaction. Of values that do not say their size 32
 OUTPUT_BYTES = 64
 """What a client holds beside the bytes of a record that waits to be sent: a million empty ones are no small
 transaction."""
+
+
+NONE_REFUSED: Mapping[str, int] = MappingProxyType({})
+"""Of nearly every record."""
+
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Output(NamedTuple):
@@ -138,6 +145,8 @@ class Chunk:
         "records",
         "refused",
         "row_bytes",
+        "sends_max",
+        "sent",
         "topic",
         "turn",
         "whole",
@@ -165,9 +174,13 @@ class Chunk:
         """Of the rows it changed, as they go to the changelog at most."""
         self.turn = 0
         """How often its partition had gone on after a stop when it was fetched."""
-        self.refused = ""
-        """The topic that refused a record of this chunk, which has one record: a transaction of its own was too large
-        for it. It cannot be processed as before."""
+        self.refused = NONE_REFUSED
+        """Where this chunk has one record: the topics that refused what came of it, and the bytes of the least record
+        that each refused. It cannot be processed as before."""
+        self.sent = 0
+        """Bytes that its agent has sent, one by one."""
+        self.sends_max = 0
+        """How many it may send; 0: no limit."""
         self.whole: Chunk | None = None
         """The chunk that this is one agent's share of."""
         self.agent = ""
@@ -212,18 +225,31 @@ class Chunk:
         if self.closed:
             raise ChunkClosed(self.agent, self.topic, self.partition, self.last)
 
+    def _check_size(self, topic: str, size: int) -> None:
+        least = self.refused.get(topic)
+        if least is not None and size >= least:
+            raise RecordTooLargeError(topic, size, least - 1)
+
     def send(
         self,
         topic: str,
         *,
         key: bytes | None,
         value: bytes | None,
-        headers: Sequence[tuple[str, bytes | None]] = (),
+        headers: Headers = (),
         partition: int = -1,
         timestamp_ms: int = -1,
     ) -> None:
-        """Adds one record to the chunk's transaction. ChunkClosed: the agent is done with it."""
+        """Adds one record to the chunk's transaction. ChunkClosed: the agent is done with it.
+
+        RecordTooLargeError: the topic has refused one of this size. SendsTooLargeError: a transaction holds no more.
+        """
         self._check_open()
+        size = record_bytes(key, value, headers)
+        self._check_size(topic, size)
+        if self.sends_max and self.sent + size > self.sends_max:
+            raise SendsTooLargeError(self.agent, self.topic, self.partition, self.last, len(self), self.sends_max)
+        self.sent += size + OUTPUT_BYTES
         last = self.outputs[-1] if self.outputs else None
         if last is None or (last.topic, last.partition) != (topic, partition):
             last = Output(topic, partition, Records())
@@ -231,8 +257,13 @@ class Chunk:
         last.records.append(key, value, headers, timestamp_ms)
 
     def send_records(self, topic: str, partition: int, records: Records) -> None:
-        """Adds a batch to the chunk's transaction; an empty batch adds nothing. ChunkClosed as with `send`."""
+        """Adds a batch to the chunk's transaction; an empty batch adds nothing. ChunkClosed, RecordTooLargeError: as
+        with `send`.
+        """
         self._check_open()
+        if topic in self.refused:
+            for size in sizes(records):
+                self._check_size(topic, size)
         if len(records):
             self.outputs.append(Output(topic, partition, records))
 
@@ -240,6 +271,17 @@ class Chunk:
         """Notes that `participant` holds uncommitted rows of this chunk under `mark`, of so many bytes."""
         self.marks.append((participant, mark))
         self.row_bytes += row_bytes
+
+
+def record_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """Bytes of a record: key, value and headers."""
+    return len(key or b"") + len(value or b"") + sum(len(name) + len(text or b"") for name, text in headers)
+
+
+def sizes(records: Records) -> Iterator[int]:
+    """Bytes of each record."""
+    for index in range(len(records)):
+        yield record_bytes(records.key(index), records.value(index), records.headers(index))
 
 
 def parts(records: Records, each_max: int, *, requests: bool) -> Iterator[Records]:

@@ -108,8 +108,11 @@ class Course:
         self._left.pop()
         self._forget()
 
-    def failed(self, now_s: float, taken: int) -> None:
-        """The agent raised on what it was offered. `taken`: how many times it has taken something else, ever."""
+    def failed(self, now_s: float, taken: int, *, is_certain: bool = False) -> None:
+        """The agent raised on what it was offered. `taken`: how many times it has taken something else, ever.
+
+        `is_certain`: a single record is at fault, nothing else has to be tried.
+        """
         first, end = self._left[-1]
         if end - first > 1:
             middle = (first + end) // 2
@@ -118,7 +121,9 @@ class Course:
         if not self._failures:
             self._taken = taken
         self._failures += 1
-        if self._failures <= self._rules.retries:
+        if is_certain:
+            self._at_fault = True
+        elif self._failures <= self._rules.retries:
             self._due_s = now_s + backoff(self._rules, self._failures)
         elif taken > self._taken:
             self._at_fault = True

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,10 +19,11 @@ from faust.exceptions import Skip
 from faust.types import TP
 
 from streams._native import Records
-from streams.errors import StreamsError, TransportError
+from streams.errors import RecordTooLargeError, SendsTooLargeError, StreamsError, TransportError
 from streams.transport.chunk import Chunk, Output
 from streams.transport.course import Course, Done, Letter, Pause, Rules, Run, Trial
 from streams.transport.inbox import Inbox
+from streams.transport.stopped import hold_back
 from streams.transport.work import Place, Work
 
 __all__ = ["Desk", "Failure", "Rescue", "kind_of", "line_of"]
@@ -39,7 +40,6 @@ TRIALS_MAX = 100
 KIND_CHARS_MAX = 200
 """Of the name of an error's type: those of the libraries have 60 at most."""
 
-
 Gather = Callable[[Any], Awaitable[Work | None]]
 """Makes a work, the first event of which is given; None: it waits behind another."""
 
@@ -54,6 +54,8 @@ class Failure(NamedTuple):
     """The text of an error of ours, which holds no payload; else nothing."""
     where: str
     """The line of code, without values."""
+    is_certain: bool = False
+    """It will never be taken, whatever becomes of others: what it sends is too large."""
 
 
 class Rescue(Protocol):
@@ -61,8 +63,11 @@ class Rescue(Protocol):
 
     rules: Rules
 
-    async def letter(self, records: Records, index: int, failure: Failure) -> Output:
-        """The dead letter of a record, for its topic, which exists. StreamsError: not now."""
+    async def letter(self, records: Records, index: int, failure: Failure, refused: Mapping[str, int]) -> Output:
+        """The dead letter of a record, for its topic, which exists. StreamsError: not now.
+
+        `refused`: what topics took no record of this size of before.
+        """
         ...
 
     def count(self, topic: str, what: str) -> None:
@@ -173,7 +178,8 @@ class Desk:
         offer = self._hand
         place = offer.work.place(offer.first) if offer is not None else None
         said = str(error) if isinstance(error, StreamsError) else ""
-        return Failure(self.agent, kind_of(error), place, said, line_of(error))
+        is_certain = isinstance(error, RecordTooLargeError | SendsTooLargeError)
+        return Failure(self.agent, kind_of(error), place, said, line_of(error), is_certain)
 
     def raised(self, failure: Failure) -> None:
         """The agent's body raised: what it had in hand comes again. Call at once, before anything else runs."""
@@ -199,7 +205,7 @@ class Desk:
         if offer.trial:
             trouble.course.tried(now_s, took=False, behind=trouble.others(self._sample))
         else:
-            trouble.course.failed(now_s, self._taken)
+            trouble.course.failed(now_s, self._taken, is_certain=failure.is_certain)
         if trouble.course.failures <= 1 and not offer.trial and offer.end - offer.first == 1:
             log.warning("%s raises %s%s at %s, tried again", self._reason, failure.kind, failure.where, _named(place))
 
@@ -210,7 +216,7 @@ class Desk:
             if event is not None:
                 self._inbox.ready.append(event)
                 self._paused.add(event.message.tp)
-                self._stream.app.consumer.held_back.add(event.message.tp)
+                hold_back(self._stream.app.consumer, event.message.tp)
 
     def interrupted(self) -> None:
         """The agent's body was cancelled: what it had in hand comes again."""
@@ -297,7 +303,7 @@ class Desk:
                 trouble.held.append(event)
                 self._stream.set_aside(event)
                 if len(trouble.held) >= HELD_MAX:
-                    self._stream.app.consumer.held_back.add(tp)
+                    hold_back(self._stream.app.consumer, tp)
                 return True
         return False
 
@@ -328,7 +334,8 @@ class Desk:
         records, at, place = trouble.work.record(index)
         failure = trouble.failure._replace(place=place)
         try:
-            await trouble.work.bury(index, await self._rescue.letter(records, at, failure))
+            letter = await self._rescue.letter(records, at, failure, trouble.work.refused)
+            await trouble.work.bury(index, letter)
         except TransportError as error:
             trouble.course.postponed(_now())
             trouble.reason = trouble.reason or f"{self._reason} {place.topic}/{place.partition}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 from streams.errors import TransportError
 from streams.transport.allowance import Fault, pause_s
+from streams.transport.chunk import NONE_REFUSED, sizes
 from streams.transport.pipeline import Unit
 
 __all__ = ["Failing"]
@@ -25,7 +26,7 @@ class Failing:
 
     def __init__(self, reasons: MutableMapping[str, str]) -> None:
         self._reasons = reasons
-        self._refused: dict[tuple[str, int, int], str] = {}  # record by its place, and the topic that refuses it
+        self._refused: dict[tuple[str, int, int], dict[str, int]] = {}  # by a record's place: see `refused`
 
     def committed(self, unit: Unit) -> None:
         """A transaction succeeded: records that were refused before are passed with it."""
@@ -35,17 +36,26 @@ class Failing:
                 del self._refused[topic, partition, offset]
 
     def failed(self, error: Exception, unit: Unit, fault: Fault) -> None:
-        """A transaction failed. Of one record alone it is known then that a topic refuses what comes of it."""
+        """A transaction failed. Of one record alone it is known then that a topic refuses what comes of it.
+
+        Of several records for that topic it is the largest one.
+        """
         if fault != "size" or unit.records != 1 or not isinstance(error, TransportError):
             return
         if len(self._refused) >= REFUSED_MAX:
             self._refused.clear()
+        sent = (size for topic, _, records in unit.outputs if topic == error.topic for size in sizes(records))
+        largest = max(sent, default=0)
         for (topic, partition), after in unit.positions.items():
-            self._refused[topic, partition, after - 1] = error.topic
+            # A new mapping: the chunk that failed has the one before.
+            place = (topic, partition, after - 1)
+            self._refused[place] = {**self._refused.get(place, NONE_REFUSED), error.topic: largest}
 
-    def refused(self, topic: str, partition: int, offset: int) -> str:
-        """The topic that refuses what comes of this record; empty where none is known to."""
-        return self._refused.get((topic, partition, offset), "")
+    def refused(self, topic: str, partition: int, offset: int) -> Mapping[str, int]:
+        """The topics that refuse what comes of this record, and the bytes of the least record that each refused; 0: of
+        its state, which nobody can make smaller.
+        """
+        return self._refused.get((topic, partition, offset), NONE_REFUSED)
 
     def forget_reason(self) -> None:
         """Partitions move: what failed may be another worker's now."""

@@ -21,6 +21,7 @@ from typing_extensions import override
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
 from streams.errors import StreamsError, TransportError
 from streams.options import Settings
+from streams.transport.allowance import PRODUCE_ROOM_BYTES
 from streams.transport.clients import NativeClients
 from streams.transport.consumer import ChunkConductor, ChunkConsumer, missing_topics, refuse_topic
 from streams.transport.credentials import Credentials
@@ -37,9 +38,6 @@ __all__ = ["Consumer", "Producer", "Transport"]
 METADATA_TIMEOUT_MS = 10_000
 RECONNECT_MAX_MS = 1_000
 """Between two tries to reach a broker; librdkafka's 10 s would let the fetch stand still long after others found it."""
-PRODUCE_ROOM_BYTES = 128 * 1024
-"""What is sent may be larger than what was read: headers of dead letters, the row around a state. The topics' own
-limits are the real ones; this one only keeps librdkafka's default of 1 MB out of the way."""
 NO_IDS = ("_UNSUPPORTED_FEATURE", "UNSUPPORTED_VERSION")
 """What a broker before 2.8 says of topic ids."""
 TOPIC_POLL_S = 0.25

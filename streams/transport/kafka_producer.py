@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from aiokafka.errors import KafkaError as ProtocolError
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 from typing_extensions import override
 
-from streams.transport.joining import join_chunk
+from streams.errors import RecordTooLargeError
+from streams.transport.chunk import record_bytes
+from streams.transport.joining import header_list, join_chunk
 from streams.transport.known import KnownTopics
 
 __all__ = ["Producer", "bootstrap"]
@@ -26,6 +29,7 @@ class Producer(driver.Producer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._topics = KnownTopics(bootstrap(self.transport))
+        self._record_bytes_max: int = self.app.conf.producer_max_request_size
 
     @override
     async def send(
@@ -40,14 +44,20 @@ class Producer(driver.Producer):
         transactional_id: str | None = None,
     ) -> Any:
         await self._topics.require(topic, self._ensure_producer().client)
+        size = record_bytes(key, value, header_list(headers))
+        if size > self._record_bytes_max:
+            raise RecordTooLargeError(topic, size, self._record_bytes_max)
         joined = join_chunk(topic, key, value, partition, timestamp, headers)
         if joined is not None:
             return joined
         return await super().send(topic, key, value, partition, timestamp, headers, transactional_id=transactional_id)
 
     @override
-    async def send_and_wait(self, *args: Any, **kwargs: Any) -> Any:
+    async def send_and_wait(self, topic: str, key: bytes | None, value: bytes | None, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await (await self.send(*args, **kwargs))
+            return await (await self.send(topic, key, value, *args, **kwargs))
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            size = record_bytes(key, value, ())
+            raise RecordTooLargeError(topic, size, size - 1) from error
         except ProtocolError as error:
             raise ProducerSendError(f"Error while sending: {error!r}") from error

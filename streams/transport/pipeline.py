@@ -123,7 +123,7 @@ class Pipeline:
         self.allowed = most
         """What the next transaction may hold, and the next fetch at most."""
         self.failures = 0
-        """Transactions that failed since the last one that did not."""
+        """Transactions that failed since the last one that did not; without those that were merely halved."""
         self._suspects: dict[tuple[str, int], int] = {}  # next offsets of the unit that a record was refused of
         self._timeout_s = timeout_s
         self._on_committed = on_committed
@@ -255,16 +255,20 @@ class Pipeline:
         self.allowed = after_success(self.allowed, self.most, suspects=bool(self._suspects))
         self.failures = 0
 
-    def forget_suspects(self) -> None:
-        """Partitions leave: a record that was refused may be another worker's now."""
-        self._suspects.clear()
+    def forget_suspects(self, where: tuple[str, int] | None = None) -> None:
+        """This partition stands still, or all leave: nobody is to wait for a record of it that was refused."""
+        if where is None:
+            self._suspects.clear()
+        else:
+            self._suspects.pop(where, None)
 
     def _learn(self, error: Exception, unit: Unit, took_s: float) -> Fault:
         """Whose fault the failure is; the next transactions are gathered accordingly."""
         code = error.code if isinstance(error, TransportError) else ""
         fault = fault_of(code, size=unit.bytes, took_s=took_s, timeout_s=self._timeout_s)
         self.allowed = after_failure(self.allowed, fault, records=unit.records, size=unit.bytes)
-        self.failures += 1
         if fault == "size":
             self._suspects = dict(unit.positions)
+        if fault != "size" or unit.records == 1:  # halving comes to its end by itself: nothing is gained by waiting
+            self.failures += 1
         return fault

@@ -13,7 +13,7 @@ from faust.types import TP
 
 from streams.transport.chunk import Chunk
 
-__all__ = ["Stop", "Stops", "go_on", "hold", "stop_after"]
+__all__ = ["Stop", "Stops", "go_on", "hold", "hold_back", "stop_after"]
 
 NOT_FETCHED = -1
 
@@ -75,11 +75,19 @@ class Stops:
 def stop_after(consumer: Any, chunk: Chunk, code: str, reason: str, now_ms: int) -> None:
     """This chunk is the last one of its partition until somebody lets it go on; it is still committed."""
     consumer.stops.stop(TP(chunk.topic, chunk.partition), Stop(code, reason, (chunk.whole or chunk).last + 1, now_ms))
+    consumer.pipeline.forget_suspects((chunk.topic, chunk.partition))
+
+
+def hold_back(consumer: Any, tp: TP) -> None:
+    """Nothing more is fetched of this partition for now, and nobody waits for what is in it."""
+    consumer.held_back.add(tp)
+    consumer.pipeline.forget_suspects(tp)
 
 
 def hold(consumer: Any, topic: str, partition: int, code: str, reason: str, since_ms: int) -> None:
     """This partition came here stopped; nothing of it was fetched yet."""
     consumer.stops.stop(TP(topic, partition), Stop(code, reason, NOT_FETCHED, since_ms))
+    consumer.pipeline.forget_suspects((topic, partition))
 
 
 async def go_on(consumer: Any, topic: str, partition: int) -> bool:

@@ -4,15 +4,16 @@ and what it takes that a part is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from faust.exceptions import Skip
 from faust.types import TP
 
 from streams._native import Records
-from streams.errors import StreamsError, TransportError
-from streams.transport.chunk import Chunk, Output
+from streams.errors import RecordTooLargeError, StreamsError, TransportError
+from streams.transport.allowance import sends_max
+from streams.transport.chunk import NONE_REFUSED, Chunk, Output, sizes
 from streams.transport.joining import Sends, header_list, working_on
 
 __all__ = ["ChunkWork", "EventWork", "Place", "Work"]
@@ -51,6 +52,11 @@ class Work(Protocol):
 
     def record(self, index: int) -> tuple[Records, int, Place]:
         """A record as it came, for its letter."""
+        ...
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """The topics that refused what came of the one record of this work: see `Chunk.refused`."""
         ...
 
     async def bury(self, index: int, letter: Output) -> None:
@@ -93,6 +99,7 @@ class ChunkWork:
     async def open(self, first: int, end: int) -> Chunk:
         """See `Work`."""
         self._share = self._chunk.share(self._agent, first, end)
+        self._share.sends_max = sends_max(self._stream.app.consumer.pipeline.allowed)
         self._sends = Sends(self._share)
         working_on(self._sends)
         self._stream.work_on(self._event)
@@ -128,6 +135,11 @@ class ChunkWork:
         records = self._chunk.records
         return records, index, Place(self._chunk.topic, self._chunk.partition, records.offset(index))
 
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """See `Work`."""
+        return self._chunk.refused
+
     async def bury(self, index: int, letter: Output) -> None:
         """See `Work`."""
         share = self._chunk.share(self._agent, index, index + 1)
@@ -158,6 +170,7 @@ class EventWork:
         self._several = several
         self._acking = acking
         self._shape = shape
+        self._refused: Mapping[str, int] = NONE_REFUSED
         self.tps = frozenset(event.message.tp for event in events)
         if acking:  # partitions that go wait for it, unless it is set aside
             stream.app.consumer.unacked.update(event.message for event in events)
@@ -202,6 +215,11 @@ class EventWork:
         records.append(message.key, message.value, header_list(message.headers), timestamp_ms, message.offset)
         return records, 0, self.place(index)
 
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """See `Work`."""
+        return self._refused
+
     async def bury(self, index: int, letter: Output) -> None:
         """See `Work`."""
         working_on(None)
@@ -210,6 +228,9 @@ class EventWork:
         timestamp_s = records.timestamp_ms(0) / 1000 if records.timestamp_ms(0) >= 0 else None
         try:
             await self._stream.app.producer.send_and_wait(topic, key, value, None, timestamp_s, headers)
+        except RecordTooLargeError:
+            self._refused = {topic: max(sizes(records))}
+            raise
         except StreamsError:
             raise
         except Exception as error:
