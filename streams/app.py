@@ -33,6 +33,7 @@ from streams.transport.allowance import PRODUCE_ROOM_BYTES
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema
 from streams.transport.credentials import Credentials
+from streams.transport.event_queue import EventQueue
 from streams.transport.replies import Replies
 from streams.transport.stream import ChunkStream
 from streams.worker import Guarded, by_topic, drain, message_of, opener, restore, transport_url
@@ -356,6 +357,10 @@ class App(faust.App):
         if self.guarded is not None:
             positions = {(tp.topic, tp.partition): offset for tp, offset in committed.items()}
             await self.guarded.assign(by_topic(assignment), positions, keep_going)
+
+    @override
+    def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> Any:
+        return EventQueue(maxsize or 0, flow_control=self.flow_control, clear_on_resume=clear_on_resume)
 
     @cached_property
     @override

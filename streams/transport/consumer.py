@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from streams.errors import StateError, TransportError
 from streams.transport.allowance import Allowance, Fault
-from streams.transport.chunk import Chunk, ChunkSchema, parts
+from streams.transport.chunk import Chunk, ChunkSchema, parts, record_bytes
 from streams.transport.failing import Failing
 from streams.transport.pace import Pace
 from streams.transport.pipeline import Ledger, Pipeline, Unit
@@ -207,13 +207,14 @@ class ChunkConsumer:
             )  # fmt: skip
             return message
         records, index = record
-        key, value = records.key(index), records.value(index)
+        key, value, headers = records.key(index), records.value(index), records.headers(index)
         offset = records.offset(index)
         if self.app.topics.acks_enabled_for(tp.topic):
             self._order[tp].append(offset)
         message = made(
-            tp.topic, tp.partition, offset, records.timestamp_ms(index) / 1000.0, 0, records.headers(index), key, value,
-            None, len(key or b""), len(value or b""), tp, generation_id=self.app.consumer_generation_id,
+            tp.topic, tp.partition, offset, records.timestamp_ms(index) / 1000.0, 0, headers, key, value,
+            None, len(key or b""), record_bytes(None, value, headers), tp,
+            generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
         return message
 
