@@ -86,6 +86,13 @@ class Records:
 def murmur2_partition(key: bytes, partitions: int) -> int:
     """The partition that the Java client's default partitioner gives a key. ValueError: no partitions."""
 
+def wal_damage(wal: bytes, in_order: bool) -> int | None:
+    """Byte of SQLite's write-ahead log at which damage cuts off acknowledged transactions; None: there is none.
+
+    `in_order`: the machine has not lost power since it was written, so that what was written last is there with all
+    before it.
+    """
+
 def xxh3_64(data: bytes) -> int:
     """XXH3-64 with seed 0: the digest of canonical messages."""
 

@@ -26,7 +26,6 @@ from streams.transport.file_format import (
     TOPIC,
     format_of,
     is_prepared,
-    make_tables,
     plain_upto,
     prepare,
     seal_partition,
@@ -45,8 +44,6 @@ __all__ = [
 ]
 
 FILE_NAME = "log.sqlite3"
-PAGE_BYTES = 16_384
-"""A block takes tens to hundreds of kilobytes: large pages keep its chain of overflow pages short (measured)."""
 CHECKPOINT_PAGES = 1_000
 """Pages in the WAL (16 MB) after which a commit carries them over: rare enough to pay, few enough to restart fast."""
 WAL_BYTES_MAX = 64 << 20
@@ -106,8 +103,11 @@ class Block:
 class BlockFile(Connections):
     """The file: what is written within a transaction, and what any thread reads."""
 
-    def __init__(self, directory: Path, *, fsync: Fsync, readonly: bool, bytes_max: int | None) -> None:
-        super().__init__(directory / FILE_NAME, readonly=readonly)
+    def __init__(
+        self, directory: Path, *, fsync: Fsync, readonly: bool, bytes_max: int | None, in_order: bool = False
+    ) -> None:
+        """`in_order`: whatever was written last is there with all before it, the machine has not lost power since."""
+        super().__init__(directory / FILE_NAME, readonly=readonly, is_synced=fsync == "full", in_order=in_order)
         self.is_sealed = True
         """Whether the file has checksums: format 2. They are written and not believed in one of format 1."""
         self._is_prepared = True
@@ -122,12 +122,11 @@ class BlockFile(Connections):
             raise
 
     def _open(self, fsync: Fsync, bytes_max: int | None) -> None:
-        """Refuses a newer format; makes the tables of a new file. One of format 1 stays one."""
+        """Refuses a newer format, and what is no log. A file of format 1 stays one."""
         writer = self._writer
         if self._readonly:
             self.know_format()
             return
-        writer.execute(f"pragma page_size={PAGE_BYTES}")
         writer.execute("pragma journal_mode=wal")
         writer.execute(f"pragma synchronous={fsync}")
         writer.execute("pragma fullfsync=on")  # macOS: its plain fsync leaves data in the drive's cache
@@ -137,14 +136,10 @@ class BlockFile(Connections):
         if bytes_max is not None:
             (page_bytes,) = writer.execute("pragma page_size").fetchone()
             writer.execute(f"pragma max_page_count={max(1, bytes_max // page_bytes)}")
-        if writer.execute("select 1 from sqlite_master where name = 'meta'").fetchone():
-            if format_of(writer, self.path) == OLD_FORMAT:
-                with self.transaction():
-                    prepare(writer)
-            self.know_format()
-            return
-        with self.transaction():
-            make_tables(writer)
+        if format_of(writer, self.path) == OLD_FORMAT:
+            with self.transaction():
+                prepare(writer)
+        self.know_format()
 
     def know_format(self) -> None:
         """Learns how the file is to be read, and what of it is damaged. LogFormatError, LogDamagedError."""

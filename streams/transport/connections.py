@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from streams._native import wal_damage
 from streams.errors import LogDamagedError, LogFullError, TransportError
-from streams.transport.file_format import add_sums
+from streams.transport.file_format import add_sums, make_file
 
 __all__ = ["Connections"]
 
@@ -29,7 +30,8 @@ CURES = {
 class Connections:
     """The connections to one file. The caller serialises the use of the one that writes."""
 
-    def __init__(self, path: Path, *, readonly: bool) -> None:
+    def __init__(self, path: Path, *, readonly: bool, is_synced: bool, in_order: bool) -> None:
+        """`is_synced`: transactions were on the disk before they were acknowledged. `in_order`: see `wal_damage`."""
         self.path = path
         self._readonly = readonly
         self._closed = False
@@ -37,7 +39,21 @@ class Connections:
         if readonly and not path.exists():
             raise TransportError(f"embedded log {path} does not exist; check the broker's directory")
         with self.named_errors():
+            if not path.exists():
+                make_file(path)
+            elif not readonly and (is_synced or in_order):
+                self._check_tail(in_order)
             self._writer = self._connect()
+
+    def _check_tail(self, in_order: bool) -> None:
+        """What a killed process left in the WAL; SQLite would read it as far as the first bit that flipped."""
+        try:
+            wal = self.path.with_name(f"{self.path.name}-wal").read_bytes()
+        except FileNotFoundError:
+            return
+        at = wal_damage(wal, in_order)
+        if at is not None:
+            raise LogDamagedError(self.path, f"its -wal at byte {at}: what was appended after it would be lost")
 
     def _connect(self, readonly: bool = False) -> sqlite3.Connection:
         mode = "ro" if readonly or self._readonly else "rwc"
@@ -53,6 +69,8 @@ class Connections:
         """Turns SQLite's errors into the log's own."""
         try:
             yield
+        except OSError as error:
+            raise TransportError(f"embedded log {self.path}: {error.strerror}; {CURES[sqlite3.SQLITE_PERM]}") from error
         except UnicodeDecodeError as error:
             raise LogDamagedError(self.path, "SQLite names what is not text") from error
         except UnicodeEncodeError as error:

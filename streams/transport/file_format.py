@@ -8,7 +8,9 @@ in tables and columns that it passes over, and no checksum is believed.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from streams._native import xxh3_64
@@ -27,7 +29,7 @@ __all__ = [
     "add_sums",
     "format_of",
     "is_prepared",
-    "make_tables",
+    "make_file",
     "plain_upto",
     "prepare",
     "seal",
@@ -40,6 +42,8 @@ FORMAT = 2
 """Format of the file's tables. A block has its own format byte on top."""
 OLD_FORMAT = 1
 """Without checksums. It is still written over a file that an older release made, until that is upgraded."""
+PAGE_BYTES = 16_384
+"""A block takes tens to hundreds of kilobytes: large pages keep its chain of overflow pages short (measured)."""
 PLAIN_KEY = "plain"
 """In a file that is being upgraded: blocks with an id up to this one have no checksums yet."""
 
@@ -89,6 +93,9 @@ MARK_OF = "row_sum(?, ?, ?, ?) & 4294967295"
 
 def format_of(reader: sqlite3.Connection, path: Path) -> int:
     """The format of a file that has tables. LogFormatError: a newer one."""
+    if not reader.execute("select 1 from sqlite_master where name = 'meta'").fetchone():
+        is_empty = not reader.execute("select 1 from sqlite_master").fetchone()
+        raise LogDamagedError(path, "it is empty" if is_empty else "it is something else")
     row = reader.execute("select value from meta where key = 'format'").fetchone()
     if row is None:
         raise LogDamagedError(path, "its format is not recorded")
@@ -101,11 +108,29 @@ def format_of(reader: sqlite3.Connection, path: Path) -> int:
     return int(row[0])
 
 
-def make_tables(writer: sqlite3.Connection) -> None:
-    """Within a transaction: the tables of a new file."""
-    _run(writer, TABLES + BESIDE)
-    writer.execute("insert into meta values ('format', ?)", (FORMAT,))
-    seal(writer)
+def make_file(path: Path) -> None:
+    """Makes the file of a new log. It comes whole under its name or not at all: an empty one lost what it had."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise LogDamagedError(path, "it is gone, and what was written to it last is still beside it")
+    part = path.with_name(f"{path.name}.new")
+    for left in (part, part.with_name(f"{part.name}-journal"), path.with_name(f"{path.name}-shm")):
+        left.unlink(missing_ok=True)
+    with closing(sqlite3.connect(part, isolation_level=None)) as writer:
+        add_sums(writer)
+        writer.execute(f"pragma page_size={PAGE_BYTES}")
+        writer.execute("pragma synchronous=full")
+        writer.execute("begin")
+        _run(writer, TABLES + BESIDE)
+        writer.execute("insert into meta values ('format', ?)", (FORMAT,))
+        seal(writer)
+        writer.execute("commit")
+    part.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def is_prepared(reader: sqlite3.Connection) -> bool:

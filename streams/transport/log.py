@@ -75,10 +75,12 @@ class Log(AbstractContextManager["Log", None]):
         self._closed = False
         self._lock: DirectoryLock | None = None
         if not readonly:
-            self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock(self.directory)
         try:
-            self._file = BlockFile(self.directory, fsync=fsync, readonly=readonly, bytes_max=bytes_max)
+            in_order = self._lock is not None and self._lock.follows_a_kill
+            self._file = BlockFile(
+                self.directory, fsync=fsync, readonly=readonly, bytes_max=bytes_max, in_order=in_order
+            )
             self._topics, self._partitions = self._file.load()
         except BaseException:
             if self._lock:

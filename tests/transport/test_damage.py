@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from streams._native import Records
-from streams.errors import TransportError
+from streams.errors import LogDamagedError, TransportError
 from streams.transport.log import Log
 from tests.transport.test_log import batch
 
@@ -85,3 +89,60 @@ def test_a_flipped_bit_is_named_or_harmless(tmp_path: Path, seed: int) -> None:
         else:
             assert right == found, f"bit {bit} gave other content without an error"
     assert noticed
+
+
+def test_a_bit_that_flips_in_what_a_kill_left_is_named(tmp_path: Path, seed: int) -> None:
+    """SQLite would end the log there, and every append behind it would be gone without a word."""
+    choice = random.Random(seed)
+    with Log(tmp_path / "log") as log:
+        log.create_topic("t", 1)
+        log.checkpoint()
+        for number in range(12):
+            log.append([("t", 0, batch(b"%d" % number * 9_000))], "group", [("t", 0, number)])
+        shutil.copytree(tmp_path / "log", tmp_path / "killed", ignore=shutil.ignore_patterns("*-shm"))
+    wal = (tmp_path / "killed" / "log.sqlite3-wal").read_bytes()
+    for turn in range(60):
+        bit = choice.randrange(8 * (len(wal) if turn else 32))
+        flipped = bytearray(wal)
+        flipped[bit // 8] ^= 1 << bit % 8
+        shutil.rmtree(tmp_path / "flipped", ignore_errors=True)
+        shutil.copytree(tmp_path / "killed", tmp_path / "flipped")
+        (tmp_path / "flipped" / "log.sqlite3-wal").write_bytes(flipped)
+        with pytest.raises(LogDamagedError, match=r"its -wal at byte \d+: what was appended after it would be lost"):
+            Log(tmp_path / "flipped")
+    with Log(tmp_path / "killed") as log:
+        assert 12 == log.end("t", 0)
+
+
+def test_a_log_that_lost_its_file_is_not_begun_anew(tmp_path: Path) -> None:
+    """Emptied, overwritten by something else, or gone from beside its last appends: it is named, with the cure."""
+    fill(tmp_path / "log")
+    file = tmp_path / "log" / "log.sqlite3"
+    file.write_bytes(b"")
+    for readonly in (True, False):
+        with pytest.raises(LogDamagedError, match="it is empty"):
+            Log(tmp_path / "log", readonly=readonly)
+    file.unlink()
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("create table somebody (name)")
+    for readonly in (True, False):
+        with pytest.raises(LogDamagedError, match="it is something else"):
+            Log(tmp_path / "log", readonly=readonly)
+    file.unlink()
+    file.with_name("log.sqlite3-wal").write_bytes(b"the last appends")
+    with pytest.raises(LogDamagedError, match=r"it is gone.*move it away"):
+        Log(tmp_path / "log")
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("place", ["", "/log", "/log/lock", "/log/log.sqlite3"])
+def test_a_path_that_is_something_else_is_named(tmp_path: Path, place: str) -> None:
+    """A file where a directory should be, or the other way round, is one sentence with the path."""
+    there = Path(f"{tmp_path}/there{place}")
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if place in ("", "/log"):
+        there.write_text("")
+    else:
+        there.mkdir()
+    with pytest.raises(TransportError, match=f"embedded log {tmp_path}/there/log.*read and write"):
+        Log(tmp_path / "there" / "log")

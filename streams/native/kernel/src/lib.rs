@@ -22,6 +22,7 @@ pub mod schema;
 pub mod sync;
 pub mod table;
 pub mod unknown;
+pub mod wal;
 pub mod wire;
 
 /// Sample messages of the unit tests, shared with the randomised test.

@@ -119,6 +119,11 @@ impl PyRecords {
 }
 
 #[pyfunction]
+pub fn wal_damage(py: Python<'_>, wal: &[u8], in_order: bool) -> Option<usize> {
+    py.detach(|| streams_kernel::wal::damage(wal, in_order))
+}
+
+#[pyfunction]
 #[pyo3(name = "murmur2_partition")]
 fn partition(key: &[u8], partitions: u32) -> PyResult<u32> {
     if partitions == 0 {
@@ -135,5 +140,6 @@ fn xxh3_64(data: &[u8]) -> u64 {
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyRecords>()?;
     m.add_function(wrap_pyfunction!(partition, m)?)?;
+    m.add_function(wrap_pyfunction!(wal_damage, m)?)?;
     m.add_function(wrap_pyfunction!(xxh3_64, m)?)
 }
