@@ -65,6 +65,8 @@ def steps(settings: Settings, source: str, *, from_source: bool, partial: bool =
 
 def _stores(settings: Settings, source: str) -> list[Path]:
     """Local stores of a source under the data directory, those of several workers on this machine included."""
+    if "/" in source or source in ("", ".", ".."):
+        raise SettingsError(Finding("SOURCE", "a path", "the name of a topic"))
     root, place = Path(settings.app.datadir), Path("state") / source
     return sorted(path for path in [root / place, *root.glob(f"[0-9]*/{place}")] if path.is_dir())
 

@@ -40,10 +40,11 @@ def upgrade_log(directory: Path) -> int | None:
 
     LogBusyError: a process has it open. Killed at any moment it goes on the next time.
     """
-    if not directory.is_dir():
-        raise TransportError(f"embedded log {directory}: no such directory, expected one that a worker has made")
+    with Log(directory, readonly=True) as looked_at:
+        if not looked_at.upgrade.is_due:
+            return None
     with Log(directory) as log:
-        return max(log.upgrade.steps()) if log.upgrade.is_due else None
+        return max(log.upgrade.steps(), default=None)
 
 
 def upgrade(settings: Settings, topics: SyncTopics) -> Iterator[Upgraded]:

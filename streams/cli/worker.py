@@ -62,13 +62,22 @@ def command(
         return supervisor.supervise(commands, settings.app.drain_timeout_ms, lambda text: click.echo(text, err=True))
     if child:
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    Path(settings.app.datadir).mkdir(parents=True, exist_ok=True)
+    _make(Path(settings.app.datadir))
     returned = threading.Event()
     try:
         app.run_worker(ready=lambda: click.echo(_ready_line(settings)), ending=lambda: _end_in_time(app, returned))
     finally:
         returned.set()
     return 0
+
+
+def _make(datadir: Path) -> None:
+    try:
+        datadir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            Finding("app.datadir", f"{datadir}: {error.strerror}", "a directory that this process may read and write")
+        ) from error
 
 
 def banner(settings: Settings) -> Iterator[str]:

@@ -9,8 +9,8 @@ from typing import Any
 __all__ = ["DAY_MS", "NAME", "PLAIN", "TOPIC", "Rule", "came", "option", "shown_url"]
 
 DAY_MS = 86_400_000
-TOPIC = r"[a-zA-Z0-9._-]{1,249}"
-"""What Kafka accepts as a topic name."""
+TOPIC = r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}"
+"""What Kafka accepts as a topic name: none that is a place in a directory, where a source's stores have its name."""
 NAME = r"[a-zA-Z0-9._-]{1,100}"
 """An id becomes part of topic names, so it has fewer letters than they may have."""
 PLAIN = re.compile(r"(?!.*://)[\w .,:/+-]{0,40}")

@@ -229,3 +229,15 @@ def test_upgrade_has_nothing_to_do_yet(left: Left, capsys: pytest.CaptureFixture
     assert "format 2, the newest" in told
     assert "format 3" in capsys.readouterr().err
     assert decode_row(left.row(b"d-1"))["format"] == 2
+
+
+@pytest.mark.parametrize("source", ["", ".", "..", "../log", "/etc"])
+def test_rebuild_of_a_path_removes_nothing(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stores lie under the name of their source: one that leads elsewhere is no name."""
+    (tmp_path / "state" / "devices").mkdir(parents=True)
+    arguments = ["--id", "fleet", "--broker", f"embedded://{tmp_path}/log", "--set", f"app.datadir={tmp_path}"]
+    code = run(["state", "rebuild", source, *arguments, "--yes"])
+
+    assert 2 == code
+    assert "SOURCE: got a path, expected the name of a topic" in capsys.readouterr().err
+    assert (tmp_path / "state" / "devices").is_dir()
