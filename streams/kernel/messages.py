@@ -36,37 +36,39 @@ def require_upb() -> None:
 
 def descriptor_of(message: Message | type[Message]) -> Descriptor:
     """The descriptor of a message or of a message class; typed as the stubs of Protobuf's runtimes agree on."""
-    return cast(Descriptor, message.DESCRIPTOR)
+    # Of the class: a field may be called DESCRIPTOR.
+    return cast(Descriptor, (type(message) if isinstance(message, Message) else message).DESCRIPTOR)
 
 
 _SETS: dict[DescriptorPool, list[str]] = {}
 """The files of each set that was loaded, by its pool: a pool does not list them."""
+_OWN_FILES = ("streams/", "google/protobuf/")
 
 
 def known_names(descriptor: Descriptor) -> list[str]:
-    """Return the full names of all messages that were loaded beside this one, its own among them, in order.
+    """Return the full names of all messages that this process has loaded, this one's among them, in order.
 
-    Those of its FileDescriptorSet, or of all generated modules that are imported by now.
+    Those of every FileDescriptorSet and of all generated modules that are imported by now: the other syncs of a worker
+    are where a stray record belongs. Of our own and Protobuf's files only where this message is loaded beside them.
     """
     pool = descriptor.file.pool
-    if pool in _SETS:
-        waiting = [pool.FindFileByName(name) for name in _SETS[pool]]
-    else:
-        loaded = [getattr(module, "DESCRIPTOR", None) for module in list(sys.modules.values())]
-        waiting = [file for file in loaded if isinstance(file, FileDescriptor) and file.pool == pool]
+    modules = [getattr(module, "DESCRIPTOR", None) for module in list(sys.modules.values())]
+    waiting = [file for file in modules if isinstance(file, FileDescriptor)]
+    waiting.extend(each.FindFileByName(name) for each, names in _SETS.items() for name in names)
     waiting.append(descriptor.file)
-    files: dict[str, FileDescriptor] = {}
+    files: dict[tuple[DescriptorPool, str], FileDescriptor] = {}
     while waiting:
         file = waiting.pop()
-        if file.name not in files:
-            files[file.name] = file
+        counts = file.pool == pool or not file.name.startswith(_OWN_FILES)
+        if counts and (file.pool, file.name) not in files:
+            files[file.pool, file.name] = file
             waiting.extend(file.dependencies)
-    names: list[str] = []
+    names: set[str] = set()
     messages = [message for file in files.values() for message in file.message_types_by_name.values()]
     while messages:
         message = messages.pop()
         if not message.GetOptions().map_entry:
-            names.append(message.full_name)
+            names.add(message.full_name)
             messages.extend(message.nested_types)
     return sorted(names)
 

@@ -31,7 +31,7 @@ from streams.settings import parse
 from streams.sync.agent import make_job
 from streams.v1.cloudevents_pb2 import CloudEvent
 from streams.v1.patch_pb2 import Patch
-from tests.protos import compile_set
+from tests.protos import compile_set, message_class
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "producers.json"
 NOW = 1_700_000_000_000
@@ -383,6 +383,13 @@ class TestTypes:
         assert {"acme.several.Outer.Inner", "acme.more.Order", "acme.several.Reading"} <= set(names)
         assert not any("Entry" in name or name.startswith("streams.") for name in names)
         assert {"streams.v1.Patch", "streams.demo.v1.Geo"} <= set(known_names(descriptor_of(DeviceState)))
+
+    def test_a_message_of_another_sync_of_the_worker_is_another_type(self) -> None:
+        """Its descriptors are in a set of their own, as each `[[sync]]` names one."""
+        assert message_class("zoo.three.Maps").DESCRIPTOR.file.pool != kind("Reading").DESCRIPTOR.file.pool
+        for value in (READING, b"", None):
+            assert read(kind("Reading"), value, [*BINARY, ("ce_type", b"zoo.three.Maps")]) == "wrong-type"
+        assert "zoo.three.Maps" in known_names(descriptor_of(DeviceState))
 
     def test_other_types_are_skipped_by_rekeying_too(self) -> None:
         """A repartitioned topic holds only what is ours."""
