@@ -18,7 +18,7 @@ from streams.client.held import HeldStates
 from streams.client.kept import Save
 from streams.client.places import Places
 from streams.client.resync import Asks
-from streams.client.rows import Row
+from streams.client.rows import Entry
 from streams.client.step import Result, Step
 from streams.errors import Finding, SettingsError
 
@@ -37,6 +37,8 @@ PAUSE_MS = 20
 LOOK_INTERVAL_MS = 30_000
 """How often it is asked whose log the topic is, and why offsets were left out: neither shows by an error."""
 PATCHES = ".patches"
+NAME_BYTES_MAX = 249
+"""What Kafka allows for a topic. A group's name stands in requests for snapshots, which take 512 bytes of it."""
 
 
 class Follower(Generic[M]):
@@ -55,7 +57,10 @@ class Follower(Generic[M]):
         snapshots_per_second_max: float,
     ) -> None:
         """Arguments as in `Receiver`. SettingsError when they do not go together."""
-        findings = []
+        findings = _named("group", group) if group is not None else []
+        findings += _named("topic", topic)
+        if resync_topic is not None:
+            findings += _named("resync_topic", resync_topic)
         if start not in get_args(Start):
             findings.append(Finding("start", repr(start), "group or earliest"))
         if on_gap not in get_args(OnGap):
@@ -77,7 +82,7 @@ class Follower(Generic[M]):
         self.places = Places(topic, self.held)
         self._keeps = keeps
         self._check_due_ms = 0
-        self._unsaved: dict[tuple[int, bytes], Row | None] = {}
+        self._unsaved: dict[tuple[int, bytes], Entry] = {}
         self._saved: dict[int, int] = {}
         self._runs: deque[Run] = deque()
         self._index = 0  # of the next record in the first run
@@ -111,9 +116,9 @@ class Follower(Generic[M]):
 
     def _note(self) -> None:
         """Rows that changed are to be saved as they are now. Those of a change that is with the caller come later."""
-        touched, self.held.rows.touched = self.held.rows.touched, []
         if self._keeps:
-            self._unsaved.update({where: self.held.rows.get(*where) for where in touched})
+            self._unsaved.update({where: self.held.rows.entry(*where) for where in self.held.rows.touched})
+        self.held.rows.touched.clear()
 
     def take(self) -> None:
         """The change that was handed out last is done with: its offset may be committed."""
@@ -145,18 +150,22 @@ class Follower(Generic[M]):
             return replace(step, records_max=0, timeout_ms=min(timeout_ms, PAUSE_MS))
         return replace(step, timeout_ms=0 if step.look or step.seek else timeout_ms)
 
+    def _begin_anew(self) -> None:
+        """A place that was lost is given up for good once nothing of before is left: it is told once."""
+        busy = {run.partition for run in self._runs} | ({self._lent[0]} if self._lent is not None else set())
+        for partition in self.places.fresh.keys() - busy:
+            offset = self.places.fresh.pop(partition)
+            self._taken[partition] = max(offset, self._taken.get(partition, offset))
+
     def settle(self) -> Step:
         """A step that saves and commits what was taken, and nothing else."""
+        self._begin_anew()
         safe = self._safe()
         moved = {partition: offset for partition, offset in safe.items() if offset != self._committed.get(partition)}
         save = None
         if self._keeps and (self._unsaved or any(self._saved.get(mine) != offset for mine, offset in safe.items())):
             save = Save(dict(self._unsaved), {mine: self.places.kept(mine, offset) for mine, offset in safe.items()})
         return Step(save=save, commit=moved if self._commits else {}, log=self.places.log)
-
-    def commits(self) -> dict[int, int]:
-        """Per partition the offset to commit, where it moved."""
-        return self.settle().commit
 
     def _safe(self) -> dict[int, int]:
         """Per partition the offset up to which everything was taken, and every gap asked for."""
@@ -194,8 +203,8 @@ class Follower(Generic[M]):
         if saved is None:
             return
         self._saved.update({partition: place.stored.offset for partition, place in saved.places.items()})
-        for where, row in saved.rows.items():
-            if where in self._unsaved and self._unsaved[where] is row:
+        for where, entry in saved.entries.items():
+            if where in self._unsaved and self._unsaved[where] is entry:
                 del self._unsaved[where]
 
     def _arrive(self, run: Run) -> None:
@@ -213,8 +222,8 @@ class Follower(Generic[M]):
 
     @property
     def stale_keys(self) -> int:
-        """Keys that a snapshot is wanted or was asked for, and those that will be when they are used or change."""
-        return self.held.rows.doubtful + (0 if self._asks is None else len(self._asks))
+        """Keys whose patch could not be applied, those that are doubtful, and unknown ones that were asked for."""
+        return self.held.rows.stale + (0 if self._asks is None else self._asks.unknown)
 
     def look_again(self) -> None:
         """Has the next step find out whether the places still count."""
@@ -252,3 +261,15 @@ class Follower(Generic[M]):
         if self._runs and self._runs[0].partition == partition:
             self._index = 0
         self._runs = deque(run for run in self._runs if run.partition != partition)
+
+
+def _named(setting: str, name: str) -> list[Finding]:
+    """What is wrong with a name that goes to a broker; names are shown, so one that is no text is not."""
+    wanted = f"1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return [Finding(setting, "text that is no UTF-8", wanted)]
+    if not 1 <= size <= NAME_BYTES_MAX or any(ord(each) < 32 for each in name):
+        return [Finding(setting, f"{size} bytes" if size > NAME_BYTES_MAX else repr(name), wanted)]
+    return []

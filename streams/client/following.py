@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic
@@ -15,7 +16,7 @@ from streams.client.follow import Follower, OnGap
 from streams.client.kept import Kept
 from streams.client.step import Result, Step, perform, settle
 from streams.clock import SYSTEM_CLOCK, Clock
-from streams.errors import TransportError
+from streams.errors import Finding, SettingsError, TransportError
 from streams.kernel.schema import MessageSchema
 from streams.options import SecuritySettings
 
@@ -78,6 +79,8 @@ class Following(Generic[M]):
             resync_topic=resync_topic,
             snapshots_per_second_max=snapshots_per_second_max,
         )
+        if datadir is not None and not str(datadir):
+            raise SettingsError(Finding("datadir", "nothing", "a directory", "leave it out to keep nothing"))
         self._broker = broker
         self._topic = topic
         self._options = ReaderOptions(group, start, security, topic_timeout_ms)
@@ -88,6 +91,7 @@ class Following(Generic[M]):
         self._opened: Reader | None = None
         self._kept: Kept | None = None
         self._writer: Writer | None = None
+        self._process = 0  # id of the process that opened it
 
     def get(self, key: Key) -> M | None:
         """The message held of a key, as of the last change handed out; None: no such key, or deleted.
@@ -117,7 +121,8 @@ class Following(Generic[M]):
 
     @property
     def stale_keys(self) -> int:
-        """Keys that a snapshot is wanted or was asked for, and those held whose partition lost its place."""
+        """Keys whose patch could not be applied, those held whose partition lost its place, and unknown ones that were
+        asked for."""
         return self._follower.stale_keys
 
     @property
@@ -141,19 +146,28 @@ class Following(Generic[M]):
 
     @property
     def _reader(self) -> Reader:
+        self._check_process()
         if self._opened is None:
             raise self._not_open()
         return self._opened
+
+    def _check_process(self) -> None:
+        """A fork has no part in its parent's connections: what it asked them would never be answered."""
+        if self._process and self._process != os.getpid():
+            raise TransportError(f"the receiver of {self._topic} was opened before a fork; open one in each process")
 
     def _not_open(self) -> TransportError:
         return TransportError(f"the receiver of {self._topic} is not open; use it inside `with`, and not after")
 
     def _open(self) -> None:
         """Blocks until the topic exists and reading has begun."""
+        if self._process:
+            raise TransportError(f"this receiver of {self._topic} was open before; make another one")
         if self._datadir is not None and self._kept is None:
-            group, schema = self._options.group or "", self._schema
+            group, schema = self._options.group, self._schema
             self._kept = Kept(self._datadir, self._topic, group, schema.full_name, schema.fingerprint)
         self._opened = open_reader(self._broker, self._topic, self._options)
+        self._process = os.getpid()
 
     def _perform(self, step: Step) -> Result:
         """One step's blocking calls."""
@@ -183,6 +197,8 @@ class Following(Generic[M]):
 
     def _close(self) -> None:
         """Commits what was taken and lets go of the broker."""
+        if self._process and self._process != os.getpid():
+            return  # its parent's
         reader, self._opened = self._opened, None
         writer, self._writer = self._writer, None
         kept, self._kept = self._kept, None

@@ -7,7 +7,7 @@ applied keeps its last proven state, at that state's revision, until a snapshot 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Generic
@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from streams.client.applying import Applier, Refusal
 from streams.client.change import Change, Counts, Kind, M
+from streams.client.missed import Missing
 from streams.client.resync import Ask, Asks
 from streams.client.rows import Row, Rows
 from streams.errors import SchemaError
@@ -79,7 +80,8 @@ class HeldStates(Generic[M]):
                 row = self.rows.confirm(partition, patch.key, (patch.epoch, patch.revision))
             self._answered(patch.key, row)
         else:
-            self._want(row, patch, partition, offset, Resync.GAP)
+            missing = Missing((patch.epoch, patch.revision), offset, Resync.GAP)
+            self._want(row, patch.key, partition, missing)
         return None
 
     def get(self, key: bytes) -> M | None:
@@ -106,9 +108,10 @@ class HeldStates(Generic[M]):
     def is_stale(self, key: bytes) -> bool:
         """Whether what is held of a key may be older than what its owner has.
 
-        It waits for a snapshot, or its partition lost its place since, or nothing is held of it where keys may exist.
+        A patch of it could not be applied, or it was asked for, or its partition lost its place since, or nothing is
+        held of it where keys may exist.
         """
-        if self._asks is not None and key in self._asks:
+        if self.rows.missed.find(key) is not None or (self._asks is not None and key in self._asks):
             return True
         found = self.rows.find(key)
         if found is None:
@@ -116,21 +119,56 @@ class HeldStates(Generic[M]):
         return not found[1].held.intact or self.rows.is_doubtful(*found)
 
     def use(self, key: bytes) -> None:
-        """Somebody wants to know of a key: one that is doubtful, or may exist, is asked for."""
+        """Somebody wants to know of a key: one that is stale, or may exist, is asked for."""
         if self._asks is None:
             return
-        found = self.rows.find(key)
-        if found is None and self.rows.partial:
+        found, missed = self.rows.find(key), self.rows.missed.find(key)
+        if missed is not None:
+            self._asks.use(self._again(*missed, key))
+        elif found is None and self.rows.partial:
             everywhere = tuple(sorted(self.rows.partial))
             self._asks.use(Ask(key, -1, -1, Resync.LATE_JOINER, 0, 0, (0, 0), everywhere=everywhere))
         elif found is not None and (self.rows.is_doubtful(*found) or not found[1].held.intact):
             partition, (epoch, revision) = found[0], (found[1].held.epoch, found[1].held.revision)
             self._asks.use(Ask(key, partition, -1, Resync.LATE_JOINER, epoch, revision, (epoch, revision)))
 
-    def fill(self, partition: int, rows: Iterable[tuple[bytes, Row]], age: int, *, own: bool) -> None:
-        """Takes in what was stored of a partition; `own`: under this very descriptor."""
+    def fill(
+        self,
+        partition: int,
+        rows: Iterable[tuple[bytes, Row]],
+        age: int,
+        *,
+        own: bool,
+        missing: Mapping[bytes, Missing],
+    ) -> None:
+        """Takes in what was stored of a partition; `own`: under this very descriptor.
+
+        What keys missed was asked for before it was stored; it is asked for again where no answer comes.
+        """
         held = rows if own else [(key, self._recast(row)) for key, row in rows]
-        self.rows.fill(partition, held, age, changed=not own)
+        unread = {key: row.held for key, row in held if not row.held.intact and key not in missing}
+        missing = {
+            **missing,
+            **{key: Missing((was.epoch, was.revision), -1, Resync.LATE_JOINER) for key, was in unread.items()},
+        }
+        self.rows.fill(partition, held, missing, age, changed=not own)
+        if self._asks is not None:
+            for key, missed in missing.items():
+                self._asks.resume(self._again(partition, missed, key))
+
+    def _again(self, partition: int, missed: Missing, key: bytes) -> Ask:
+        """The request for what a key misses, which holds no commit up: its patch was passed long ago."""
+        row = self.rows.get(partition, key)
+        epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
+        return Ask(
+            key, partition, missed.offset, missed.reason, epoch, revision, missed.needed, attempts=1, earlier=True
+        )
+
+    def replaced(self, partition: int) -> None:
+        """The partition is another log's now: requests that name patches of the old one say nothing there."""
+        self.rows.missed.forgive(partition)
+        if self._asks is not None:
+            self._asks.drop(partition)
 
     def _recast(self, row: Row) -> Row:
         """A row in the canonical form of this descriptor; where there is none it waits for a snapshot."""
@@ -175,7 +213,7 @@ class HeldStates(Generic[M]):
             self.counts.damaged += 1
         if row is not None:
             self.rows.distrust(partition, patch.key, row)
-        self._want(row, patch, partition, offset, reason)
+        self._want(row, patch.key, partition, Missing((patch.epoch, patch.revision), offset, reason))
         return None
 
     def _store(self, patch: Patch, state: bytes | None, message: M | None, partition: int, offset: int) -> Change[M]:
@@ -214,21 +252,25 @@ class HeldStates(Generic[M]):
         self.counts.refused += 1
         self.counts.damaged += 1
         row = self.rows.get(partition, key)
-        epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
-        if self._asks is not None and key:
-            self._asks.want(Ask(key, partition, offset, Resync.GAP, epoch, revision, needed=(epoch, revision)))
+        if key:
+            needed = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
+            self._want(row, key, partition, Missing(needed, offset, Resync.GAP))
 
-    def _want(self, row: Row | None, patch: Patch, partition: int, offset: int, reason: Resync.Reason) -> None:
-        if self._asks is None:
-            return
-        epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
-        needed = (patch.epoch, patch.revision)
-        self._asks.want(Ask(patch.key, partition, offset, reason, epoch, revision, needed))
+    def _want(self, row: Row | None, key: bytes, partition: int, missing: Missing) -> None:
+        """The key misses something: known until it is made up for, and asked for where that is wanted."""
+        self.rows.missed.add(partition, key, missing)
+        if self._asks is not None:
+            epoch, revision = (row.held.epoch, row.held.revision) if row is not None else (0, 0)
+            ask = Ask(key, partition, missing.offset, missing.reason, epoch, revision, missing.needed)
+            self._asks.want(ask)
 
     def _answered(self, key: bytes, row: Row | None) -> None:
-        """What is held of the key now may be what was asked for."""
-        if self._asks and row is not None and row.held.intact:
-            self._asks.answered(key, (row.held.epoch, row.held.revision))
+        """What is held of the key now may be what it missed, and what was asked for."""
+        if row is not None and row.held.intact:
+            version = (row.held.epoch, row.held.revision)
+            self.rows.missed.made_up(key, version)
+            if self._asks:
+                self._asks.answered(key, version)
 
 
 def _event_time(patch: Patch) -> datetime | None:

@@ -42,6 +42,8 @@ class Places:
         """Where reading is to go on; until it does, what comes of these partitions is none of theirs."""
         self.lost: deque[LogReplaced] = deque(maxlen=TOLD_MAX)
         """Places that were given up since somebody last looked."""
+        self.fresh: dict[int, int] = {}
+        """Where partitions that lost their place were begun anew, so that this is kept and told once."""
         self._places: dict[int, _Place] = {}
         self._doubted: set[int] = set()
         self._stopped: set[int] = set()  # the broker's client reads no more of them by itself
@@ -62,6 +64,7 @@ class Places:
             del self._places[partition]
             self._fetched.pop(partition, None)
             self.seek.pop(partition, None)
+            self.fresh.pop(partition, None)
         self._doubted &= assignment
         self._stopped &= assignment
         self._turned &= assignment
@@ -122,7 +125,7 @@ class Places:
             return [], self._look_again(partition, bounds)
         place = loaded.place if loaded is not None else None
         if loaded is not None and place is not None:
-            self._held.fill(partition, loaded.rows, place.age, own=loaded.own)
+            self._held.fill(partition, loaded.rows, place.age, own=loaded.own, missing=loaded.missing)
         began = begin(bounds, place.stored if place is not None else None)
         partial = began.partial or (place is not None and place.partial)
         self._held.rows.begin(partition, partial=partial, lost=bool(began.lost))
@@ -169,6 +172,10 @@ class Places:
         self.seek[partition] = offset
 
     def _tell(self, partition: int, began: Beginning) -> None:
+        if began.lost == REPLACED:
+            self._held.replaced(partition)
+        if began.read_from >= self.hand_from(partition):
+            self.fresh[partition] = began.read_from
         self._held.counts.logs_replaced += 1
         self.lost.append(LogReplaced(self._topic, partition, began.lost, began.expected, began.read_from))
 

@@ -135,6 +135,7 @@ class Receiver(Following[M]):
         self._absorb(under_way.result())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
+        self._check_process()
         if self._thread is None:
             raise self._not_open()
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

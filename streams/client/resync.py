@@ -47,6 +47,8 @@ class Ask:
     needed: tuple[int, int]
     attempts: int = 0
     everywhere: tuple[int, ...] = ()
+    earlier: bool = False
+    """Whether only an earlier run of this receiver asked."""
 
     @property
     def is_use(self) -> bool:
@@ -97,7 +99,8 @@ class Asks:
     def due(self, now_ms: int) -> list[Ask]:
         """What to ask for now. The caller hands it to the log and then calls `asked`; until then it is wanted."""
         self._fill(now_ms)
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
+        # An owner that is away for long must not stop the reading: what was asked before waits for its turn.
+        while self._deadlines and self._deadlines[0][0] <= now_ms and len(self._wanted) < WANTED_KEYS_MAX // 2:
             deadline_ms, key = heapq.heappop(self._deadlines)
             held = self._asked.get(key)
             if held is not None and held[0] == deadline_ms:
@@ -112,9 +115,17 @@ class Asks:
         """The requests are in the log: durable, so that a crash of this receiver does not lose them."""
         for ask in asks:
             if self._wanted.pop(ask.key, None) is not None:
-                timeout_ms = min(self._answer_timeout_ms << min(ask.attempts, 16), ANSWER_TIMEOUT_MS_MAX)
-                self._asked[ask.key] = (now_ms + timeout_ms, replace(ask, attempts=ask.attempts + 1))
-                heapq.heappush(self._deadlines, (now_ms + timeout_ms, ask.key))
+                self._wait(replace(ask, attempts=ask.attempts + 1, earlier=False), now_ms)
+
+    def resume(self, ask: Ask) -> None:
+        """An earlier run of this receiver has asked this already: it is repeated where no answer comes."""
+        if ask.key not in self:
+            self._wait(ask, self._filled_ms or 0)
+
+    def _wait(self, ask: Ask, now_ms: int) -> None:
+        timeout_ms = min(self._answer_timeout_ms << min(ask.attempts - 1, 16), ANSWER_TIMEOUT_MS_MAX)
+        self._asked[ask.key] = (now_ms + timeout_ms, ask)
+        heapq.heappush(self._deadlines, (now_ms + timeout_ms, ask.key))
         while len(self._asked) > ASKED_KEYS_MAX:
             self._asked.popitem(last=False)
 
@@ -126,6 +137,8 @@ class Asks:
     def use(self, ask: Ask) -> None:
         """Somebody used a key that may be stale: it is asked for, unless so many wait that reading might stop."""
         if len(self._wanted) < WANTED_KEYS_MAX // 2:
+            if ask.key in self._asked and self._asked[ask.key][1].earlier:
+                del self._asked[ask.key]  # whoever waits for it now does not wait for the next repetition
             self.want(ask)
 
     def drop(self, partition: int) -> None:
@@ -134,6 +147,12 @@ class Asks:
             del self._wanted[waiting]
         for waiting in [key for key, (_, ask) in self._asked.items() if ask.partition == partition]:
             del self._asked[waiting]
+
+    @property
+    def unknown(self) -> int:
+        """Keys that somebody used and that nothing is known of."""
+        everything = (*self._wanted.values(), *(ask for _, ask in self._asked.values()))
+        return sum(ask.partition < 0 for ask in everything)
 
     @property
     def full(self) -> bool:

@@ -1,17 +1,19 @@
-"""The rows of a receiver, by partition and key, and which of them are doubtful. Pure.
+"""The rows of a receiver, by partition and key, and which keys are stale. Pure.
 
 A partition that lost its place grows older by one: rows of a lower age are doubtful until a patch of their key comes. A
-partition that was begun in the middle is partial: keys may exist in it that nothing is held of.
+partition that was begun in the middle is partial: keys may exist in it that nothing is held of. A key whose patch could
+not be applied misses something, whether it has a row or not, until its state is as new as that patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from streams.client.missed import Missed, Missing
 from streams.kernel.rule import Held
 
-__all__ = ["DELETED_KEYS_MAX", "Row", "Rows"]
+__all__ = ["DELETED_KEYS_MAX", "Entry", "Row", "Rows"]
 
 DELETED_KEYS_MAX = 100_000
 """Deleted keys remembered, so that an older patch of them is a duplicate. Beyond, the oldest is forgotten: the log is
@@ -30,6 +32,10 @@ class Row:
     age: int = 0
 
 
+Entry = tuple[Row | None, Missing | None]
+"""All that is known of one key in its partition."""
+
+
 class Rows:
     """What is held, partition by partition."""
 
@@ -39,8 +45,9 @@ class Rows:
         self._ages: dict[int, int] = {}
         self._doubtful: dict[int, int] = {}  # rows of each partition that are older than its age
         self._partial: set[int] = set()
-        self.touched: list[tuple[int, bytes]] = []
-        """Rows that changed since somebody last cleared this."""
+        self.touched: dict[tuple[int, bytes], None] = {}
+        """Keys of which something changed since somebody last cleared this."""
+        self.missed = Missed(self.touched)
 
     def find(self, key: bytes) -> tuple[int, Row] | None:
         """The partition that holds a key, and its row: the newest that is not doubtful, where a key has moved."""
@@ -65,7 +72,7 @@ class Rows:
         if before is not None and self.is_doubtful(partition, before):
             self._doubtful[partition] -= 1
         row = rows[key] = Row(held, state, self.age(partition))
-        self.touched.append((partition, key))
+        self.touched[partition, key] = None
         self._deleted.pop((partition, key), None)
         if state is None:
             self._deleted[partition, key] = None
@@ -84,14 +91,18 @@ class Rows:
         """Only a snapshot or a delete helps this row from here on."""
         held = Held(row.held.epoch, row.held.revision, intact=False)
         self._rows[partition][key] = Row(held, row.state, row.age)
-        self.touched.append((partition, key))
+        self.touched[partition, key] = None
+
+    def entry(self, partition: int, key: bytes) -> Entry:
+        """All that is known of a key in a partition."""
+        return self.get(partition, key), self.missed.get(partition, key)
 
     def _forget(self, partition: int, key: bytes) -> None:
         """Lets a deleted key go."""
         del self._deleted[partition, key]
         if self.is_doubtful(partition, self._rows[partition].pop(key)):
             self._doubtful[partition] -= 1
-        self.touched.append((partition, key))
+        self.touched[partition, key] = None
 
     def begin(self, partition: int, *, partial: bool, lost: bool) -> None:
         """A partition is read from a new place on. `partial`: not from its beginning; `lost`: what is held is old."""
@@ -101,18 +112,28 @@ class Rows:
             self._ages[partition] = self.age(partition) + 1
             self._doubtful[partition] = len(rows)
 
-    def fill(self, partition: int, rows: Iterable[tuple[bytes, Row]], age: int, *, changed: bool) -> None:
+    def fill(
+        self,
+        partition: int,
+        rows: Iterable[tuple[bytes, Row]],
+        missing: Mapping[bytes, Missing],
+        age: int,
+        *,
+        changed: bool,
+    ) -> None:
         """Takes in what was stored of a partition of this age; `changed`: it is to be stored anew."""
         held = self._rows[partition] = dict(rows)
+        self.missed.fill(partition, missing)
         self._ages[partition] = age
         self._doubtful[partition] = sum(row.age < age for row in held.values())
         self._deleted.update({(partition, key): None for key, row in held.items() if row.state is None})
         if changed:
-            self.touched += [(partition, key) for key in held]
+            self.touched.update({(partition, key): None for key in held})
 
     def drop(self, partition: int) -> None:
         """Forgets a partition."""
         self._rows.pop(partition, None)
+        self.missed.drop(partition)
         self._ages.pop(partition, None)
         self._doubtful.pop(partition, None)
         self._partial.discard(partition)
@@ -127,9 +148,12 @@ class Rows:
         return row.age < self.age(partition)
 
     @property
-    def doubtful(self) -> int:
-        """Rows that are doubtful."""
-        return sum(self._doubtful.values())
+    def stale(self) -> int:
+        """Keys that are doubtful, or miss something."""
+        only_missing = sum(
+            (row := self.get(*where)) is None or not self.is_doubtful(where[0], row) for where in self.missed
+        )
+        return sum(self._doubtful.values()) + only_missing
 
     @property
     def partial(self) -> frozenset[int]:

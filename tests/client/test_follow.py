@@ -60,11 +60,11 @@ def test_a_change_is_taken_when_the_next_one_is_asked_for() -> None:
     following.absorb(Result(runs=[run(0, *made.patches)], assignment=MINE), 0)
 
     assert following.next_change() is not None
-    assert {} == following.commits()
+    assert {} == following.settle().commit
     assert following.next_change() is not None
-    assert {0: 1} == following.commits()
+    assert {0: 1} == following.settle().commit
     assert following.next_change() is None
-    assert {0: 2} == following.commits()
+    assert {0: 2} == following.settle().commit
 
 
 def test_commits_are_repeated_until_they_worked() -> None:
@@ -87,7 +87,7 @@ def test_a_reader_of_everything_commits_nothing(arguments: dict[str, object]) ->
     while following.next_change() is not None:
         pass
 
-    assert {} == following.commits()
+    assert {} == following.settle().commit
 
 
 def test_offsets_wait_for_requests() -> None:
@@ -100,7 +100,7 @@ def test_offsets_wait_for_requests() -> None:
 
     assert {0: 11} == step.commit
     following.absorb(Result(asked=step.asks), 0)
-    assert {0: 12} == following.commits()
+    assert {0: 12} == following.settle().commit
     assert (1, 1) == (following.stale_keys, following.held.counts.snapshots_asked)
 
 
@@ -139,7 +139,7 @@ def test_a_partition_that_moved_is_let_go() -> None:
     changes = [following.next_change(), following.next_change(), following.next_change()]
 
     assert [b"b", b"b", None] == [change and change.key for change in changes]
-    assert ({1: 2}, None) == (following.commits(), following.held.get(b"a"))
+    assert ({1: 2}, None) == (following.settle().commit, following.held.get(b"a"))
 
 
 def test_records_fetched_for_another_are_left_to_it() -> None:

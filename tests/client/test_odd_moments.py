@@ -137,10 +137,10 @@ def test_nothing_is_committed_of_a_place_in_doubt() -> None:
     following.absorb(Result(runs=[run(0, *made.patches)]), 0)
     while following.next_change() is not None:
         pass
-    assert {0: 2} == following.commits()
+    assert {0: 2} == following.settle().commit
 
     following.absorb(Result(log=B), 0)
-    assert {} == following.commits()
+    assert {} == following.settle().commit
 
 
 def test_the_newest_row_of_a_key_that_moved_counts() -> None:
