@@ -40,16 +40,25 @@ class Expiry:
         """
         return topic in self._topics and self._app.topics.readers(topic) <= 1
 
-    def go_on(self, group: str, topic: str, partition: int, position: int, low: int, high: int) -> int:
+    def go_on(
+        self, group: str, topic: str, partition: int, position: int, low: int, high: int, *, sought: bool = True
+    ) -> int:
         """Where reading goes on after a position that is not in [low, high]: at the first offset that is left.
 
-        TransportError, fatal: the topic is none whose records expire.
+        TransportError, fatal: the topic is none whose records expire, or it is another one in the middle of reading
+        (nothing was `sought`).
         """
         if not self.expires(topic):
             raise TransportError(
                 f"{topic} partition {partition}: offset {position} is next, the log has {low} to {high}: retention "
                 f"removed records before group {group} had processed them, or the topic is another one; look at what "
                 f"is missing, then `streams state replaced {topic} --from beginning` goes on at {low}",
+                fatal=True,
+            )
+        if position > high and not sought:
+            raise TransportError(
+                f"{topic} partition {partition}: offset {position} is next, the log has {low} to {high}: it was made "
+                "anew; a restart reads it from its beginning",
                 fatal=True,
             )
         self.counts[topic] += max(0, low - position)

@@ -39,6 +39,8 @@ COMMITTED_TIMEOUT_MS = 30_000
 that are over each 10 s. Then it is said why nothing goes on, and asked again."""
 COMMITTED_STEP_MS = 5_000
 """One question for them: a worker that is to stop does not wait for the answer to a longer one."""
+REFUSED_PAUSE_S = 0.1
+"""After a position that a broker refused: asking again without one would keep both busy."""
 BEGINNING, END = -2, -1
 """librdkafka's names for the two ends of a partition."""
 
@@ -67,7 +69,6 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         await super().on_start()
         conf, settings = self.app.conf, self.transport.settings
-        reads = "read_committed"
         self._native = self.transport.clients.open(
             KafkaConsumer,
             {
@@ -76,7 +77,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 "enable.auto.offset.store": "false",
                 "enable.partition.eof": "true",
                 "auto.offset.reset": "error",  # a position that is gone is a loss, and no loss is silent
-                "isolation.level": reads,
+                "isolation.level": "read_committed",
                 "fetch.queue.backoff.ms": "2",  # librdkafka's 1000 costs three quarters of the throughput
                 "queued.min.messages": "100000",
                 "queued.max.messages.kbytes": str(settings.chunk.prefetch_bytes_max // 1024),
@@ -201,42 +202,48 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._next_fetch_s = SYSTEM_CLOCK.monotonic_s() + pause_s
             return runs
         except KafkaError as error:
-            if error.code == "_AUTO_OFFSET_RESET" and error.place is not None:
-                self._go_on(TP(*error.place[:2]))
-                return []
-            raise named(error, "fetch") from error
+            if error.code != "_AUTO_OFFSET_RESET" or error.place is None:
+                raise named(error, "fetch") from error
+            self._next_fetch_s = SYSTEM_CLOCK.monotonic_s() + REFUSED_PAUSE_S
+            refused = TP(*error.place[:2])
+        try:
+            is_placed = self._go_on(refused)
+        except (KafkaError, TransportError) as error:
+            if not error.retriable:
+                raise
+            is_placed = False
+        if not is_placed:
+            with self._lock:
+                self._stale.add(refused)  # nobody answered, or the log is on its way: it is asked for once more
+        return []
 
-    def _go_on(self, tp: TP) -> None:
-        """The position is outside of its partition: goes on at the first offset that is left, where that is right.
-
-        Faust begins a changelog one below its first offset, and reads what is there.
+    def _go_on(self, tp: TP) -> bool:
+        """The position is outside of its partition: goes on at the first offset that is left, where that is right, also
+        in a changelog, which Faust begins one below. False: the log is away, or another one by now.
         """
         with self._lock:
             position = self._positions.get(tp)
             if position is None or tp in self._stale or not self.consumer.flow_active:
-                return  # it is elsewhere by now, or will be before anything goes on
-            free = tp in self._sought
-        logs = self.consumer.logs
-        if not self.consumer.is_changelog(tp) and logs.replaced(self.transport.log_ids([tp.topic])):
-            logs.doubt()  # nothing comes from there until everything begins over
-            return
+                return True  # it is elsewhere by now, or will be before anything goes on
+            sought = tp in self._sought
+        logs, is_changelog = self.consumer.logs, self.consumer.is_changelog(tp)
+        found = self.transport.log_ids([tp.topic])
+        if not is_changelog and (tp.topic not in found or logs.replaced(found)):
+            logs.doubt()
+            return False  # nothing comes from there until everything begins over
         low, high = self.native.watermarks(tp.topic, tp.partition, METADATA_TIMEOUT_MS)
-        if not self.consumer.is_changelog(tp):
-            self.transport.expiry.go_on(self.app.conf.id, tp.topic, tp.partition, position, low, high)
+        at = position if low <= position <= high else low  # inside: a broker refused it that had no such log yet
+        if at != position and not is_changelog:
+            self.transport.expiry.go_on(self.app.conf.id, *tp, position, low, high, sought=sought)
             if position > high:
-                if not free:
-                    raise TransportError(
-                        f"{tp.topic} partition {tp.partition}: offset {position} is next, the log has {low} to "
-                        f"{high}: it was made anew; a restart reads it from its beginning",
-                        fatal=True,
-                    )
                 begin_anew(self.consumer, tp)
         with self._lock:
             # A chunk begins where the last one ended, whatever has expired in between.
-            if self._positions.get(tp) == position and (position > high or self.consumer.is_changelog(tp)):
-                self._positions[tp] = low
+            if self._positions.get(tp) == position and (position > high or is_changelog):
+                self._positions[tp] = at
         self.native.unassign([(tp.topic, tp.partition)])
-        self.native.assign([(tp.topic, tp.partition, low)])
+        self.native.assign([(tp.topic, tp.partition, at)])
+        return True
 
     def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, int, Records]]:
         """Drops what a seek or a rebalance overtook, and moves the positions."""
@@ -298,8 +305,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
         """Stable committed offsets: a predecessor's transaction that is still ending is waited for."""
-        wanted = [(tp.topic, tp.partition) for tp in tps]
-        if not wanted:
+        if not (wanted := [(tp.topic, tp.partition) for tp in tps]):
             return {}
         for left_ms in range(COMMITTED_TIMEOUT_MS - COMMITTED_STEP_MS, -1, -COMMITTED_STEP_MS):
             try:
@@ -316,11 +322,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """As the driver does, with what is to be kept beside each offset."""
         held, beside = self.assignment(), self.consumer.logs.metadata
-        wanted = {
-            driver.ensure_aiokafka_TP(tp): OffsetAndMetadata(offset, beside(*tp))
-            for tp, offset in offsets.items()
-            if tp in held
-        }
+        kept = {tp: OffsetAndMetadata(offset, beside(*tp)) for tp, offset in offsets.items() if tp in held}
+        wanted = {driver.ensure_aiokafka_TP(tp): offset for tp, offset in kept.items()}
+        if not wanted:
+            return True
         group: Any = self._ensure_consumer()
         try:
             await group.commit(wanted)
@@ -354,10 +359,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return max(self.ends.get(tp, 0), self._positions.get(tp, 0))
 
     async def _watermarks(self, tps: Iterable[TP], which: int) -> dict[TP, int]:
-        def ask() -> dict[TP, int]:
-            return {tp: self.native.watermarks(tp.topic, tp.partition, METADATA_TIMEOUT_MS)[which] for tp in tps}
-
-        return await self._run(ask)  # type: ignore[no-any-return]
+        ask = self.native.watermarks
+        return await self._run(lambda: {tp: ask(*tp, METADATA_TIMEOUT_MS)[which] for tp in tps})  # type: ignore[no-any-return]
 
     @override
     async def earliest_offsets(self, *tps: TP) -> Mapping[TP, int]:
@@ -371,9 +374,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def verify_event_path(self, now: float, tp: TP) -> None:
         """aiokafka's own fetch bookkeeping says nothing here; progress is watched by the worker."""
 
-    @override
-    def verify_recovery_event_path(self, now: float, tp: TP) -> None:
-        """See `verify_event_path`."""
+    verify_recovery_event_path = verify_event_path
 
     async def group_error(self) -> Exception | None:
         """What went wrong in the group since the last call."""

@@ -42,7 +42,8 @@ def test_on_another_cluster_the_changelog_is_another_too() -> None:
     ((_, _, mirrored),) = moves("devices", B, [Place(0, HERE, 50, Kept(A, A, 0, 9))], "committed", C, {0: HERE})
     ((_, _, lost),) = moves("devices", B, [Place(0, HERE, 50, Kept(B, A, 0, 9))], "committed", C, {0: HERE})
 
-    assert [Kept(B, C, 5, 100), Kept(B, A, 0, 9, replaced=True)] == [kept(mirrored), kept(lost)]
+    came = [Kept(B, C, 5, 100, moved=True), Kept(B, A, 0, 9, replaced=True, moved=True)]
+    assert came == [kept(mirrored), kept(lost)]
 
 
 def test_a_place_that_is_not_there_is_refused() -> None:
@@ -58,6 +59,14 @@ def facts(
 ) -> LogFacts:
     """A sync's logs, as they are now: the source is A, the changelog C."""
     return LogFacts("devices", "changelog", place, A, C, rows, recorded, has_record, epoch)
+
+
+def test_the_cure_of_a_repartitioned_sync_names_its_source() -> None:
+    """`state rebuild` knows no rekey topic as a source."""
+    found = LogFacts("copies", "changelog", Place(0, HERE, 50, Kept(A, B)), A, C, HERE, before_rekey="devices")
+
+    ((finding),) = log_findings(found, NOW_MS)
+    assert "streams state rebuild devices --from-source" in str(finding)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import NonEmptyGroup
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from streams import settings
 from streams._native import KafkaAdmin, Records
@@ -152,6 +154,22 @@ class Site:
             writer.close()
         assert len(acks) == len(records)
         return acks
+
+    async def forget_group(self, group: str) -> None:
+        """Kafka forgets a group: its offsets, and how often it has rebalanced."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.url.partition("://")[2])
+        await admin.start()
+        try:
+            coordinator = await admin.find_coordinator(group)
+            code = NonEmptyGroup.errno
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while code == NonEmptyGroup.errno:
+                    await asyncio.sleep(POLL_S)
+                    answer = await admin._send_request(DeleteGroupsRequest([group]), coordinator)
+                    code = answer.results[0][1]
+            assert code == 0
+        finally:
+            await admin.close()
 
     async def expire(self, topic: str, left: int = 0) -> None:
         """Removes every record that a topic has now but for the last ones, as retention does; embedded: blocks."""

@@ -6,8 +6,6 @@ import asyncio
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
-from aiokafka.errors import NonEmptyGroup
-from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from streams import declaring
 from streams.app import App
@@ -122,7 +120,7 @@ async def test_a_group_whose_offsets_are_gone_doubles_nothing(site: Site, option
         for battery in range(12):
             await site.send([DeviceState(device_id=f"d-{number}", battery=battery) for number in range(3)])
         await site.records(site.patches, 36, worker)
-    await _forget(site, first.conf.id)
+    await site.forget_group(first.conf.id)
     again = app()
     sync = again.syncs[site.source]
     async with site.running(again) as worker:
@@ -132,19 +130,3 @@ async def test_a_group_whose_offsets_are_gone_doubles_nothing(site: Site, option
 
     assert 37 == len(await site.read(site.patches))
     assert list(range(1, 14)) == (await site.revisions())[b"d-0"]
-
-
-async def _forget(site: Site, group: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=site.url.partition("://")[2])
-    await admin.start()
-    try:
-        coordinator = await admin.find_coordinator(group)
-        for _ in range(100):
-            answer = await admin._send_request(DeleteGroupsRequest([group]), coordinator)
-            code = answer.results[0][1]
-            if code != NonEmptyGroup.errno:
-                break
-            await asyncio.sleep(0.2)
-        assert code == 0
-    finally:
-        await admin.close()

@@ -107,3 +107,18 @@ def test_a_changelog_holds_what_was_committed_to_it(
 def test_only_two_known_ids_can_differ() -> None:
     """A broker without ids says nothing."""
     assert [True, False, False, False] == [is_other(A, B), is_other(A, A), is_other(A, b""), is_other(b"", B)]
+
+
+@pytest.mark.parametrize(
+    ("beside", "expected"),
+    [
+        (Kept(A, B), Source.ANEW),
+        (Kept(A, home=B), Source.ANEW),
+        (Kept(A, A), Source.CAME_ALONG),
+        (Kept(A), Source.CAME_ALONG),
+        (None, Source.CAME_ALONG),
+    ],
+)
+def test_what_was_committed_at_home_was_not_translated(beside: Kept | None, expected: Source) -> None:
+    """A worker that had not seen the new log yet committed there: the offset is of the old one, and nobody is asked."""
+    assert expected == judge_source(50, beside, A, b"C" * 16, HERE, [B])
