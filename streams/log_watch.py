@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from streams._native import Records, decode_patch
+from streams._native import PARTITION_KEY, Records, decode_patch
 from streams.errors import LogReplacedError, StateError, TransportError
 from streams.state.stores import Identity
 from streams.state.table import PartitionState
@@ -41,6 +41,7 @@ class LogWatch:
         self.notes: dict[str, str] = {}
         """What a person should know of it, by topic, for as long as this worker runs."""
         self._told: dict[Where, bytes] = {}
+        self._homes: frozenset[bytes] = frozenset()  # ids of this application's changelogs
 
     # -- before and after a restore ---------------------------------------------------------------------------
 
@@ -54,6 +55,8 @@ class LogWatch:
         found = app.transport.log_ids({*own, *(tp.topic for tp in assignment)})
         logs.speak_for({})
         logs.anew, logs.ids = frozenset(), found
+        homes = [found[sync.topics.changelog] for sync in app.syncs.values() if found.get(sync.topics.changelog)]
+        self._homes, logs.home = frozenset(homes), homes[0] if homes else b""
         inputs = {sync.topics.input for sync in app.syncs.values()}
         anew = set()
         for tp in assignment:
@@ -100,9 +103,9 @@ class LogWatch:
         where = (sync.topics.input, state.partition)
         offset, beside = self._committed(where)
         found, record = state.identity.source, state.table.partition_record
-        recorded = record["logs"].get(record["ordinal"], b"")
+        recorded, has_record = record["logs"].get(record["ordinal"], b""), state.row(PARTITION_KEY) is not None
         if beside is None:
-            self._check_changelog(sync, state.partition, None, has_record=bool(record["logs"]))
+            self._check_changelog(sync, state.partition, None, has_record=has_record)
         verdict = self._judge(where, recorded)
         has_no_ids = record["row_format"] == OLD_ROW_FORMAT and offset is None
         is_replaced = (
@@ -116,19 +119,42 @@ class LogWatch:
             raise self._undecided(where, 'and on_replaced = "stop"')
         if beside is not None and beside.partial:
             state.table.set_partial()
-        answer = state.assigned(self._generation(), is_group_new=offset is None, is_replaced=is_replaced)
+        # Whoever commits from outside, a person's tool or a command, may have made the group anew.
+        is_group_new = offset is None or beside is None or beside.moved
+        answer = state.assigned(self._generation(), is_group_new=is_group_new, is_replaced=is_replaced)
         if answer["replaced"]:
             self._tell(where)
-        if state.is_empty and not record["last_epoch"]:
-            state.table.raise_epoch(self._highest_epoch(sync.topics.output, state.partition, keep_going))
+        if state.is_empty and not has_record:
+            self._begin_above(sync, state, record["last_epoch"], keep_going)
         return verdict is Source.ANEW
+
+    def _begin_above(self, sync: Sync, state: PartitionState, epoch: int, keep_going: Callable[[], bool]) -> None:
+        """State without rows begins above every epoch of the output, whoever wrote it; and where the source cannot tell
+        of all that was published, an unknown key may live.
+        """
+        topics, number = sync.topics, state.partition
+        highest = epoch or self._highest_epoch(topics.output, number, keep_going)
+        if not highest:
+            return
+        state.table.raise_epoch(highest)
+        partitions = [number]
+        if topics.rekey:
+            partitions = list(range(self._app.transport.log_counts([topics.source]).get(topics.source, 0)))
+        is_partial = any(self._app.transport.log_start(topics.source, each) for each in partitions)
+        if is_partial:
+            state.table.set_partial()
+        log.warning(
+            "%s partition %d has no rows, while patches of it were published: state begins anew, in epochs above %d%s",
+            topics.changelog, number, highest,
+            "; the source lacks its beginning: requests about unknown keys are not answered" if is_partial else "",
+        )  # fmt: skip
 
     def _generation(self) -> int | None:
         """Of the group, where nothing else fences an owner that is none any more."""
         return None if self._app.consumer.is_fenced else int(self._app.consumer_generation_id)
 
     def _highest_epoch(self, output: str, partition: int, keep_going: Callable[[], bool]) -> int:
-        """The highest epoch of any patch that is there: state without rows begins above it, whoever wrote it."""
+        """The highest epoch of any patch that is there."""
         highest = 0
 
         def note(_topic: str, _partition: int, records: Records) -> None:
@@ -158,7 +184,9 @@ class LogWatch:
         known = beside.source if beside is not None and beside.source else recorded
         if offset is None or (known and known == found):
             return Source.COUNTS
-        verdict = judge_source(offset, beside, recorded, found, self._bounds(where))
+        verdict = judge_source(offset, beside, recorded, found, self._bounds(where), self._homes)
+        if verdict is Source.CAME_ALONG and self._app.transport.expiry.expires(where[0]):
+            return Source.ANEW  # requests and counts: what was missed is not owed, what comes twice does no harm
         if verdict is Source.CAME_ALONG:
             raise self._undecided(where, f"and offset {offset}, which the group has committed, can be one of either")
         return verdict

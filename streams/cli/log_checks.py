@@ -22,7 +22,7 @@ class LogFacts:
     source: str
     changelog: str
     place: Place
-    """Of the source: what is there, and what the group has committed."""
+    """Of what the sync reads: what is there, and what the group has committed."""
     found: bytes
     """The source's id."""
     changelog_id: bytes
@@ -33,12 +33,14 @@ class LogFacts:
     has_record: bool = False
     epoch: int = 0
     """The highest that was issued."""
+    before_rekey: str = ""
+    """Where `source` holds copies: of which topic."""
 
 
 def log_findings(facts: LogFacts, now_ms: int) -> Iterator[Finding]:
     """Everything that is wrong with the logs of one partition."""
     place, number = facts.place, facts.place.partition
-    verdict = judge_source(place.offset, place.beside, facts.recorded, facts.found, place.bounds)
+    verdict = judge_source(place.offset, place.beside, facts.recorded, facts.found, place.bounds, [facts.changelog_id])
     decided = place.beside is not None and place.beside.source == facts.found != b""
     if verdict is Source.OUTSIDE:
         yield Finding(
@@ -60,7 +62,8 @@ def log_findings(facts: LogFacts, now_ms: int) -> Iterator[Finding]:
     if fault is not None:
         yield Finding(
             f"topic {facts.changelog} partition {number}", fault, "the rows of every key",
-            f"restore it, or stop all workers and run streams state rebuild {facts.source} --from-source",
+            f"restore it, or stop all workers and run streams state rebuild "
+            f"{facts.before_rekey or facts.source} --from-source",
         )  # fmt: skip
     if facts.epoch > now_ms + CLOCK_AHEAD_MS:
         yield Finding(

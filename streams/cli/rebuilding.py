@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -47,20 +48,29 @@ def steps(settings: Settings, source: str, *, from_source: bool, partial: bool =
                     "keys get no DELETE from then on",
                 )
             )
-        changelog = SyncTopics.of(settings.app.id, source, "").changelog
-        rows = reading.latest(settings, changelog)
-        made.append(
-            Step(
-                f"move group {settings.app.id} to the start of {source}",
-                lambda: _rewind(settings, source, changelog, partial=bool(lacking)),
-            )
-        )
-        made.append(
-            Step(f"delete {len(rows)} rows from {changelog}", lambda: _delete_rows(settings, changelog, list(rows)))
-        )
+        made += _anew(settings, SyncTopics.of(settings.app.id, source, "", "repartition"), partial=bool(lacking))
     for directory in _stores(settings, source):
         made.append(Step(f"remove {directory}", lambda directory=directory: _remove(directory)))  # type: ignore[misc]
     return made
+
+
+def _anew(settings: Settings, topics: SyncTopics, *, partial: bool) -> list[Step]:
+    """What makes the next worker read all events. No file need say that the source is repartitioned: its topic does.
+
+    Copies that were not read yet go: all are made once more, and one from further on would make them look old.
+    """
+    rows = reading.latest(settings, topics.changelog)
+    made = []
+    for topic, is_source in ((topics.source, True), (topics.rekey, False)):
+        if groups.places(settings, topic):
+            made.append(
+                Step(
+                    f"move group {settings.app.id} to the {'start' if is_source else 'end'} of {topic}",
+                    functools.partial(_move, settings, topic, topics.changelog, to_start=is_source, partial=partial),
+                )
+            )
+    what = f"delete {len(rows)} rows from {topics.changelog}"
+    return [*made, Step(what, lambda: _delete_rows(settings, topics.changelog, list(rows)))]
 
 
 def _stores(settings: Settings, source: str) -> list[Path]:
@@ -71,17 +81,17 @@ def _stores(settings: Settings, source: str) -> list[Path]:
     return sorted(path for path in [root / place, *root.glob(f"[0-9]*/{place}")] if path.is_dir())
 
 
-def _rewind(settings: Settings, source: str, changelog: str, *, partial: bool) -> None:
-    """Commits the first offset of every partition for the group, and beside it that the changelog is right as it is."""
-    ids = groups.ids(settings, [source, changelog])
+def _move(settings: Settings, topic: str, changelog: str, *, to_start: bool, partial: bool) -> None:
+    """Commits the first or the next offset of every partition, and beside it that the changelog is right as it is."""
+    ids = groups.ids(settings, [topic, changelog])
     held = {place.partition: place.bounds for place in groups.places(settings, changelog)}
     moved = []
-    for place in groups.places(settings, source):
+    for place in groups.places(settings, topic):
         rows = held.get(place.partition, Bounds(0, 0))
-        logs_of = ids.get(source, b""), ids.get(changelog, b"")
-        beside = offset_metadata(*logs_of, rows.start, rows.end, partial=partial)
-        moved.append((place.partition, place.bounds.start, beside))
-    groups.move(settings, source, moved)
+        logs_of = ids.get(topic, b""), ids.get(changelog, b"")
+        beside = offset_metadata(*logs_of, rows.start, rows.end, partial=partial, moved=True)
+        moved.append((place.partition, place.bounds.start if to_start else place.bounds.end, beside))
+    groups.move(settings, topic, moved)
 
 
 def _lacks_beginning(settings: Settings, source: str) -> list[int]:

@@ -42,7 +42,7 @@ def moves(
             offset,
             offset_metadata(
                 found, beside.changelog, beside.begin, beside.end, beside.epoch, partial=beside.partial,
-                replaced=not is_other(beside.source, found),
+                replaced=not is_other(beside.source, found), moved=True, home=beside.home,
             ),
         ))  # fmt: skip
     if not moved:

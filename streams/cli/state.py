@@ -70,7 +70,8 @@ def _message_class(sync: SyncSettings, required: bool) -> type[Message] | None:
 
 
 def _topics(settings: Settings, source: str) -> SyncTopics:
-    return SyncTopics.of(settings.app.id, source, _sync_of(settings, source).output)
+    sync = _sync_of(settings, source)
+    return SyncTopics.of(settings.app.id, source, sync.output, sync.partitioning)
 
 
 def _key(text: str, is_hex: bool) -> bytes:
@@ -285,16 +286,23 @@ def rebuild(
 @click.argument("source")
 @flags.shared
 @_id_option
+@click.option("--partial", is_flag=True, help="Also where the source lacks its beginning; see rebuild.")
 @click.option("--yes", is_flag=True, help="Do it; without this the command only says what it would do.")
 def take_over(
-    source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None, yes: bool
+    source: str,
+    config: Path | None,
+    broker: str | None,
+    set_: Sequence[str],
+    app_id: str | None,
+    partial: bool,
+    yes: bool,
 ) -> None:
     """Make this application the owner of the patches of SOURCE. Stop the workers of both applications before.
 
     Every key gets a new epoch, above all in the output, and receivers a snapshot of it.
     """
     settings = _settings(config, broker, set_, app_id)
-    _do(list(taking_over.steps(settings, source, _topics(settings, source))), yes)
+    _do(list(taking_over.steps(settings, source, _topics(settings, source), partial=partial)), yes)
 
 
 def _do(steps: Sequence[rebuilding.Step], yes: bool) -> None:

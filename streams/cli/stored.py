@@ -84,6 +84,7 @@ def log_facts(settings: Settings, sync: SyncSettings, kept: Stored) -> list[LogF
                 recorded=record["logs"].get(record["ordinal"], b"") if record is not None else b"",
                 has_record=record is not None,
                 epoch=kept.epochs.get(place.partition, 0),
+                before_rekey=topics.source if topics.rekey else "",
             )
         )
     return facts

@@ -37,8 +37,8 @@ def claims_of(settings: Settings) -> Claims | None:
     return claims
 
 
-def steps(settings: Settings, source: str, topics: SyncTopics) -> Iterator[Step]:
-    """The steps in their order; none where the output is this application's already.
+def steps(settings: Settings, source: str, topics: SyncTopics, *, partial: bool = False) -> Iterator[Step]:
+    """The steps in their order; none where the output is this application's already. `partial`: as for a rebuild.
 
     Keys begin anew, with epochs above all in the output: receivers drop what is below what they hold.
     """
@@ -54,7 +54,7 @@ def steps(settings: Settings, source: str, topics: SyncTopics) -> Iterator[Step]
         return
     living = claims.of(topics.output, b"")
     if reading.ends(settings, topics.changelog)[topics.changelog]:
-        yield from rebuilding.steps(settings, source, from_source=True)
+        yield from rebuilding.steps(settings, source, from_source=True, partial=partial)
     epoch = _highest_epoch(settings, topics.output)
     claim = Claim(
         output=topics.output, output_id=output_id, app=own, changelog=topics.changelog, precedes=True, epoch=epoch,

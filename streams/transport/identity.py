@@ -7,6 +7,7 @@ the offset, and whoever goes on from there compares first. Decides only; asks no
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,6 +18,8 @@ MARK = "streams1"
 FIELDS_MIN = 5
 PARTIAL = "partial"
 REPLACED = "replaced"
+MOVED = "moved"
+HOME = "home="
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Kept:
     """Whether the state was rebuilt from a source that lacks its beginning: an unknown key may live all the same."""
     replaced: bool = False
     """Whether a person said that the log is another one than the rows speak of, whatever its id says."""
+    moved: bool = False
+    """Whether a command committed it, from outside: the group may have been made anew for it."""
+    home: bytes = b""
+    """Of a changelog of the application, where this partition has none: a mirror of the offset lacks that log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +80,13 @@ def offset_metadata(
     *,
     partial: bool = False,
     replaced: bool = False,
+    moved: bool = False,
+    home: bytes = b"",
 ) -> str:
     """What is committed beside an offset: some 100 bytes, where brokers take 4,096."""
     fields = [MARK, source_id.hex(), changelog_id.hex(), str(begin), str(end), str(last_epoch)]
-    return ";".join([*fields, *[PARTIAL] * partial, *[REPLACED] * replaced])
+    flags = {PARTIAL: partial, REPLACED: replaced, MOVED: moved, f"{HOME}{home.hex()}": bool(home)}
+    return ";".join([*fields, *(flag for flag, is_set in flags.items() if is_set)])
 
 
 def kept(metadata: str) -> Kept | None:
@@ -87,9 +97,11 @@ def kept(metadata: str) -> Kept | None:
     try:
         source, changelog = bytes.fromhex(fields[0]), bytes.fromhex(fields[1])
         begin, end, epoch = (int(field) for field in fields[2:5])
+        home = next((bytes.fromhex(field[len(HOME) :]) for field in fields[5:] if field.startswith(HOME)), b"")
     except ValueError:
         return None
-    return Kept(source, changelog, begin, end, epoch, PARTIAL in fields[5:], REPLACED in fields[5:])
+    partial, replaced, moved = (flag in fields[5:] for flag in (PARTIAL, REPLACED, MOVED))
+    return Kept(source, changelog, begin, end, epoch, partial, replaced, moved, home)
 
 
 def is_other(kept_id: bytes, found_id: bytes) -> bool:
@@ -97,17 +109,26 @@ def is_other(kept_id: bytes, found_id: bytes) -> bool:
     return bool(kept_id and found_id and kept_id != found_id)
 
 
-def judge_source(offset: int | None, beside: Kept | None, recorded: bytes, found: bytes, bounds: Bounds) -> Source:
+def judge_source(
+    offset: int | None,
+    beside: Kept | None,
+    recorded: bytes,
+    found: bytes,
+    bounds: Bounds,
+    homes: Collection[bytes] = (),
+) -> Source:
     """What a committed offset means in the log that is there now.
 
     `recorded`: the id of the log that the partition's rows speak of, by its own record; it counts where the commit says
-    nothing. Without any id an end below the offset shows another log.
+    nothing. Without any id an end below the offset shows another log. `homes`: the ids of the application's changelogs;
+    what was committed beside one of them no mirror has translated, but a worker that had not seen the new log yet.
     """
     if offset is None:
         return Source.COUNTS
     known = beside.source if beside is not None and beside.source else recorded
     if is_other(known, found):
-        return Source.CAME_ALONG if bounds.hold(offset) else Source.ANEW
+        is_at_home = beside is not None and any(home and home in homes for home in (beside.changelog, beside.home))
+        return Source.CAME_ALONG if bounds.hold(offset) and not is_at_home else Source.ANEW
     if bounds.hold(offset):
         return Source.COUNTS
     nobody_knows = not (known and found)

@@ -23,6 +23,8 @@ class Logs:
         """What was committed when it was last asked for."""
         self.anew: frozenset[Where] = frozenset()
         """Where the committed offset is of another log: reading begins at the beginning."""
+        self.home = b""
+        """See `identity.Kept.home`."""
         self._speakers: Mapping[Where, Callable[[], str]] = {}
         self._doubt = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -32,7 +34,7 @@ class Logs:
         self.committed = {(topic, number): (offset, kept(beside)) for topic, number, offset, beside in committed}
 
     def speak_for(self, speakers: Mapping[Where, Callable[[], str]]) -> None:
-        """Who knows what to keep beside which partition's offset, from now on; elsewhere only the log's id is kept."""
+        """Who knows what to keep beside which partition's offset, from now on; elsewhere only the ids are kept."""
         self._speakers = speakers
 
     def metadata(self, topic: str, partition: int) -> str:
@@ -40,7 +42,7 @@ class Logs:
         speaker = self._speakers.get((topic, partition))
         if speaker is not None:
             return speaker()
-        return offset_metadata(self.ids.get(topic, b""))
+        return offset_metadata(self.ids.get(topic, b""), home=self.home)
 
     async def doubted(self, timeout_s: float) -> None:
         """Returns when somebody has reason to doubt that a log is what it was, or after this time."""

@@ -125,3 +125,23 @@ async def test_state_that_begins_anew_does_not_delete_what_the_source_has_forgot
     found = [Patch.FromString(record.value or b"") for record in await site.read(site.patches)]
     assert [Patch.SNAPSHOT] * (DEVICES + 1) == [each.kind for each in found]
     assert found[-1].epoch > max(each.epoch for each in found[:-1])
+
+
+@pytest.mark.parametrize("site", KAFKA, indirect=True)
+async def test_a_table_whose_changelog_is_made_anew_under_a_worker_does_not_end_it(site: Site) -> None:
+    """Found: nothing was left to commit then, and that ended the worker with a ValueError of Kafka's client."""
+    await site.create(partitions=2)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+    app.target("nobody", url="http://127.0.0.1:9/", source=site.source, allow_private=True)
+    changelog = f"{app.conf.id}-circuits-changelog"
+    async with site.running(app) as worker:
+        await site.send(states(1))
+        await site.until(lambda: sync.counts["events"] == DEVICES, worker)
+        left = app.consumer.logs.ids[changelog]
+        await site.delete(changelog)
+        await site.create(changelog, partitions=8)
+        app.consumer.logs.doubt()
+        await site.until(lambda: app.consumer.logs.ids.get(changelog, left) != left, worker)
+        await site.send(states(2))
+        await site.until(lambda: sync.counts["events"] == 2 * DEVICES, worker)
