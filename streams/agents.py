@@ -15,11 +15,11 @@ from streams.options import AppSettings, Settings
 from streams.sync.topics import HEADER_ROOM_BYTES
 from streams.transport.chunk import Output
 from streams.transport.course import Rules
-from streams.transport.desk import Failure, kind_of, line_of
+from streams.transport.desk import UNREADABLE, Failure
+from streams.transport.raised import kind_of, line_of
 
 __all__ = ["Rescue", "named", "told"]
 
-REASON = "agent-raised"
 RETENTION_MS = 14 * 86_400_000
 """As that of the letters of a sync."""
 
@@ -57,11 +57,11 @@ class Rescue:
         self.stops = own.on_error == "stop"
         self.rules = Rules(own.error_retries, own.error_backoff_ms / 1000, own.error_backoff_max_ms / 1000)
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        """By topic: failures of its agents, and under the kernel's name for them the dead letters."""
+        """By topic: failures of its agents, and under the kernel's name for them, `dead.REASON`, the dead letters."""
 
     def count(self, topic: str, what: str) -> None:
         """One more of them."""
-        self.counts[topic][f"dead.{REASON}" if what == "letters" else what] += 1
+        self.counts[topic][what] += 1
 
     async def letter(self, records: Records, index: int, failure: Failure, refused: Mapping[str, int]) -> Output:
         """The dead letter of a record, for `{topic}.dlq`, which is made where it is missing. TransportError: later."""
@@ -73,7 +73,8 @@ class Rescue:
             self._made.add(name)
         ids: dict[str, bytes] = await asyncio.to_thread(transport.log_ids, [topic])
         said = f": {failure.said}" if failure.said else ""
-        error = InputError(REASON, f"agent {failure.agent} raised {failure.kind}{said}")
+        detail = failure.said if failure.reason == UNREADABLE else f"agent {failure.agent} raised {failure.kind}{said}"
+        error = InputError(failure.reason, detail)
         out = Records()
         room = letter_room(self._record_bytes_max + HEADER_ROOM_BYTES, refused.get(name))
         write(out, bury(records, index, topic, partition, error, ids.get(topic, b"")), room)

@@ -34,13 +34,16 @@ from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema
 from streams.transport.credentials import Credentials
 from streams.transport.event_queue import EventQueue
+from streams.transport.quiet import hush, say_without_text
 from streams.transport.replies import Replies
 from streams.transport.stream import ChunkStream
+from streams.transport.topic import Topic
 from streams.worker import Guarded, by_topic, drain, message_of, opener, restore, transport_url
 
 __all__ = ["App"]
 
 log = logging.getLogger(__name__)
+hush()
 log.addFilter(lambda record: not str(record.msg).startswith("Crashed reason"))  # mode's; who runs the app says it
 
 CHUNKS_QUEUED_MAX = 4
@@ -91,6 +94,7 @@ class App(faust.App):
         """Topics that are made at the start where they are missing, by their partitions."""
         options.setdefault("Stream", ChunkStream)
         options.setdefault("Agent", Agent)
+        options.setdefault("Topic", Topic)
         options.setdefault("PartitionAssignor", Assignor)
         options.setdefault("topic_disable_leader", True)
         options.setdefault("stream_buffer_maxsize", 4096)
@@ -232,6 +236,7 @@ class App(faust.App):
         self._ready = ready
         stopping, interrupted = asyncio.Event(), asyncio.Event()
         if handle_signals:
+            loop.set_exception_handler(say_without_text)
             loop.add_signal_handler(signal.SIGTERM, stopping.set)
             loop.add_signal_handler(signal.SIGINT, interrupted.set)
         # Starting ends when every part has started, and a part may wait for a topic: a signal must not wait for that.

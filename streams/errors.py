@@ -68,6 +68,7 @@ __all__ = [
     "StreamsError",
     "TransportError",
     "UnknownTopicError",
+    "UnreadableRecordError",
     "UserCodeError",
 ]
 
@@ -333,6 +334,22 @@ class UserCodeError(StreamsError):
         place = f" at {topic} partition {partition} offset {offset}" if topic else ""
         cure = "; mend it, or set app.on_error = letter and it is retried, then a dead letter" if topic else ""
         super().__init__(f"{part} raised {kind}{where}{place}, which ends the worker{cure}")
+
+
+class UnreadableRecordError(StreamsError):
+    """A record of a topic of single events that the topic's codec cannot read. `kind`: the type of the codec's error;
+    its text is left out, it may hold what the record holds.
+    """
+
+    def __init__(self, topic: str, partition: int, offset: int, kind: str) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.kind = kind
+        super().__init__(
+            f"{topic} partition {partition} offset {offset} cannot be read ({kind}), expected what value_type and "
+            "value_serializer of its app.topic(...) say; mend its producer, or the topic's types"
+        )
 
 
 class ChunkClosed(StreamsError):  # noqa: N818 - the name is part of the surface

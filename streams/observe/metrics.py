@@ -86,6 +86,9 @@ BESIDE = {
     "letters.unwritable": Counter(
         "streams_dead_letters_unwritable", "Dead letters that their topic takes in no size; the log names their offsets"
     ),
+    "answers.strange": Counter(
+        "streams_answers_strange", "Records among the answers to agents' questions that are none"
+    ),
 }
 """What is counted beside the kernel."""
 

@@ -15,8 +15,9 @@ from faust.agents import current_agent
 from typing_extensions import override
 
 from streams.errors import ChunkAskError, StreamsError, UserCodeError
-from streams.transport.desk import Desk, Failure, kind_of, line_of
+from streams.transport.desk import Desk, Failure
 from streams.transport.joining import joins
+from streams.transport.raised import kind_of, line_of
 
 __all__ = ["Agent"]
 

@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from faust.exceptions import Skip
 from faust.types import TP
 
 from streams._native import Records
-from streams.errors import RecordTooLargeError, SendsTooLargeError, StreamsError, TransportError
+from streams.errors import (
+    RecordTooLargeError,
+    SendsTooLargeError,
+    StreamsError,
+    TransportError,
+    UnreadableRecordError,
+)
 from streams.transport.chunk import Chunk, Output
 from streams.transport.course import Course, Done, Letter, Pause, Rules, Run, Trial
 from streams.transport.inbox import Inbox
+from streams.transport.raised import kind_of, line_of
 from streams.transport.stopped import hold_back
 from streams.transport.work import Place, Work
 
-__all__ = ["Desk", "Failure", "Rescue", "kind_of", "line_of"]
+__all__ = ["UNREADABLE", "Desk", "Failure", "Rescue"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +42,10 @@ HELD_MAX = 2
 fetch and a queue of it at most. Two, so that there is another to try when one of them is at fault too."""
 TRIALS_MAX = 100
 """Events behind one that waits that are looked at for another try: enough to find a good one among bad ones."""
-KIND_CHARS_MAX = 200
-"""Of the name of an error's type: those of the libraries have 60 at most."""
+
+RAISED = "agent-raised"
+UNREADABLE = "undecodable"
+"""Why a record is a dead letter."""
 
 Gather = Callable[[Any], Awaitable[Work | None]]
 """Makes a work, the first event of which is given; None: it waits behind another."""
@@ -55,7 +62,9 @@ class Failure(NamedTuple):
     where: str
     """The line of code, without values."""
     is_certain: bool = False
-    """It will never be taken, whatever becomes of others: what it sends is too large."""
+    """It will never be taken, whatever becomes of others: what it sends is too large, or nobody can read it."""
+    reason: str = RAISED
+    """Of its letter."""
 
 
 class Rescue(Protocol):
@@ -73,13 +82,6 @@ class Rescue(Protocol):
     def count(self, topic: str, what: str) -> None:
         """One more failure, or letter, of this topic's agents."""
         ...
-
-
-def kind_of(error: BaseException) -> str:
-    """The type of an error, by its full name."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return name[:KIND_CHARS_MAX]
 
 
 class _Offer(NamedTuple):
@@ -178,6 +180,8 @@ class Desk:
         offer = self._hand
         place = offer.work.place(offer.first) if offer is not None else None
         said = str(error) if isinstance(error, StreamsError) else ""
+        if isinstance(error, UnreadableRecordError):
+            return Failure(self.agent, kind_of(error), place, said, "", is_certain=True, reason=UNREADABLE)
         is_certain = isinstance(error, RecordTooLargeError | SendsTooLargeError)
         return Failure(self.agent, kind_of(error), place, said, line_of(error), is_certain)
 
@@ -200,13 +204,15 @@ class Desk:
         place = failure.place
         assert place is not None  # something was in hand
         self._stream.app.consumer.pace.tried(place.topic)
-        self._rescue.count(place.topic, "failures")
+        if failure.reason == RAISED:
+            self._rescue.count(place.topic, "failures")
         trouble.failure = failure if not offer.trial else trouble.failure
         if offer.trial:
             trouble.course.tried(now_s, took=False, behind=trouble.others(self._sample))
         else:
             trouble.course.failed(now_s, self._taken, is_certain=failure.is_certain)
-        if trouble.course.failures <= 1 and not offer.trial and offer.end - offer.first == 1:
+        is_said = failure.reason == UNREADABLE or offer.trial or offer.end - offer.first > 1
+        if trouble.course.failures <= 1 and not is_said:
             log.warning("%s raises %s%s at %s, tried again", self._reason, failure.kind, failure.where, _named(place))
 
     async def rest(self) -> None:
@@ -343,9 +349,10 @@ class Desk:
             self._say(trouble.reason, unwritten, "when the dead letter is written; it is tried again")
             return
         trouble.course.taken()
-        self._rescue.count(place.topic, "letters")
+        self._rescue.count(place.topic, f"dead.{failure.reason}")
         self._recovered(trouble)
-        log.warning("%s raises %s%s at %s: a dead letter", self._reason, failure.kind, failure.where, _named(place))
+        raised = f"raises {failure.kind}{failure.where} at {_named(place)}"
+        log.warning("%s: %s: a dead letter", self._reason, failure.said if failure.reason == UNREADABLE else raised)
 
     def _close(self, trouble: _Trouble) -> None:
         """Everything of it was taken: what was held behind it is next."""
@@ -383,13 +390,6 @@ class Desk:
 def _size(event: Any) -> int:
     """Records in an event."""
     return len(event.value) if isinstance(event.value, Chunk) else 1
-
-
-def line_of(error: BaseException) -> str:
-    """The innermost line of code outside of libraries, in parentheses; its values are not shown."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    return f" ({Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name})" if own else ""
 
 
 def _named(place: Place) -> str:

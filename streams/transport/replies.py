@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from faust.agents.models import ReqRepResponse
 from faust.agents.replies import ReplyConsumer
 from faust.models import maybe_model
 from typing_extensions import override
@@ -15,12 +16,17 @@ class Replies(ReplyConsumer):
     """Faust's reader of answers.
 
     Faust's ended, and the worker with it, when an answer came a second time, as after a rebalance, or when whoever had
-    asked was gone; and it kept an entry for every question for ever.
+    asked was gone, or when the record was no answer at all; and it kept an entry for every question for ever.
     """
+
+    app: Any  # ours
 
     @override
     async def _drain_replies(self, channel: Any) -> None:
         async for reply in channel.stream():
+            if not isinstance(reply, ReqRepResponse):
+                self.app.rescue.count(channel.get_topic_name(), "answers.strange")
+                continue
             for promise in self._waiting.pop(reply.correlation_id, ()):
                 if not promise.done():
                     promise.fulfill(reply.correlation_id, maybe_model(reply.value))

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from streams.transport.chunk import Chunk, ChunkSchema
 from streams.transport.desk import Desk
-from streams.transport.work import ChunkWork, EventWork, Work
+from streams.transport.work import ChunkWork, EventWork, Work, check
 
 __all__ = ["ChunkStream"]
 
@@ -53,6 +53,7 @@ class ChunkStream(Stream[Any]):
         elif self._chunked:
             iterator = self._chunks()
         else:
+            self._processors.insert(0, self._readable)
             iterator = self._events()
         self._active_agens.add(iterator)
         return iterator
@@ -168,6 +169,12 @@ class ChunkStream(Stream[Any]):
         return self._several(max_, within, lambda _, value: value, acking=False)
 
     # -- of anybody else --------------------------------------------------------------------------------------
+
+    def _readable(self, value: Any) -> Any:
+        """A value as it is. UnreadableRecordError: nobody but an agent can leave its record to a dead letter."""
+        if self.current_event is not None:
+            check(self.current_event)
+        return value
 
     async def _chunks(self) -> AsyncGenerator[Any, None]:
         self.enable_acks = False

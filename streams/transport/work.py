@@ -11,12 +11,13 @@ from faust.exceptions import Skip
 from faust.types import TP
 
 from streams._native import Records
-from streams.errors import RecordTooLargeError, StreamsError, TransportError
+from streams.errors import RecordTooLargeError, StreamsError, TransportError, UnreadableRecordError
 from streams.transport.allowance import sends_max
 from streams.transport.chunk import NONE_REFUSED, Chunk, Output, sizes
 from streams.transport.joining import Sends, header_list, working_on
+from streams.transport.topic import Unreadable
 
-__all__ = ["ChunkWork", "EventWork", "Place", "Work"]
+__all__ = ["ChunkWork", "EventWork", "Place", "Work", "check"]
 
 
 class Place(NamedTuple):
@@ -160,6 +161,13 @@ class ChunkWork:
         return not self._stream.app.consumer.is_current(self._chunk)
 
 
+def check(event: Any) -> None:
+    """UnreadableRecordError for an event whose record its topic's codec could not read."""
+    if isinstance(event.value, Unreadable):
+        message = event.message
+        raise UnreadableRecordError(message.topic, message.partition, message.offset, event.value.kind)
+
+
 class EventWork:
     """Single events of ordinary topics; `several`: the agent gets a list of them, else it is one."""
 
@@ -183,6 +191,7 @@ class EventWork:
         working_on(None)
         values = []
         for event in self._events[first:end]:
+            check(event)
             self._stream.work_on(event)
             try:
                 value = await self._stream.processed(event.value)
