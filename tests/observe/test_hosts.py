@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 import uuid
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.observe.hosts import allowed, own_names
+from tests.journeys.pages import WAIT_S
 from tests.journeys.process import Worker
 
 NAMES = own_names("127.0.0.1", ["worker-0.fleet.svc"])
@@ -78,3 +80,65 @@ def test_the_web_port_shows_no_state_and_refuses_other_hosts(tmp_path: Path) -> 
         assert 421 == answer(worker.port, "GET /readyz HTTP/1.0\r\n\r\n")[0]
         whole = "GET http://evil.example/readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         assert 421 == answer(worker.port, whole)[0]
+
+
+RAISING = """
+import asyncio, logging
+from streams import App
+
+logging.basicConfig(level=logging.DEBUG)
+app = App("{name}", broker="{broker}", datadir="{folder}/data")
+words = app.topic("{name}-words", value_type=bytes, value_serializer="raw", partitions=1)
+
+
+@app.agent(words)
+async def read(stream):
+    async for word in stream:
+        yield word
+
+
+@app.page("/ask/{{key}}")
+async def ask(self, request, key):
+    await words.send(key=b"secret-key", value=b"secret-value")
+    raise ValueError(f"secret-text {{request.url}}")
+
+
+@app.task
+async def stray():
+    async def fails():
+        raise ValueError("secret-task")
+
+    asyncio.create_task(fails())
+"""
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A broker of each sort."""
+    return f"embedded://{tmp_path}/log" if request.param == "embedded" else request.getfixturevalue("kafka").url
+
+
+def wait_logged(worker: Worker, text: str) -> None:
+    """Returns once the worker's log has this text."""
+    deadline_s = time.monotonic() + WAIT_S
+    while text not in worker.log.read_text():
+        assert time.monotonic() < deadline_s, f"{text} is not logged in time"
+        time.sleep(0.1)
+
+
+def test_what_pages_and_tasks_raise_is_not_logged(tmp_path: Path, url: str) -> None:
+    """The type and the line are; also with everything logged at DEBUG, where Faust and aiokafka show what is sent."""
+    name = f"hosts{uuid.uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_text(RAISING.format(name=name, folder=tmp_path, broker=url))
+    with Worker("-A", f"{name}:app", cwd=tmp_path) as worker:
+        worker.wait_ready()
+        request = "GET /ask/secret-path?q=secret-query HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert 500 == answer(worker.port, request)[0]
+        wait_logged(worker, "page /ask/{key} raised ValueError")
+        wait_logged(worker, "never retrieved: ValueError")
+        assert worker.stop() == 0
+    logged = worker.log.read_text()
+
+    assert f"({name}.py:" in logged
+    assert "DEBUG" in logged
+    assert "secret" not in logged
