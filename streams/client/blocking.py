@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -57,9 +58,13 @@ class BlockingProducer:
         self._broker = broker
         self._options = WriterOptions(security, delivery_timeout_ms, record_bytes_max, compression)
         self._opened: Writer | None = None
+        self._process = 0  # id of the process that opened it
 
     def __enter__(self) -> Self:
+        if self._opened is not None:
+            raise TransportError("the producer is open already; use one `with` for it, or make another producer")
         self._opened = open_writer(self._broker, self._options)
+        self._process = os.getpid()
         return self
 
     def __exit__(
@@ -116,13 +121,15 @@ class BlockingProducer:
     def close(self) -> None:
         """Closes. Nothing is under way but calls of other threads, which must have returned."""
         writer, self._opened = self._opened, None
-        if writer is not None:
+        if writer is not None and self._process == os.getpid():  # not its parent's
             writer.close()
 
     @property
     def _writer(self) -> Writer:
         if self._opened is None:
             raise TransportError("the producer is not open; use it inside `with`, and not after")
+        if self._process != os.getpid():
+            raise TransportError("the producer was opened before a fork; open one in each process")
         return self._opened
 
     def _write(self, topic: str, encoded: Sequence[Record]) -> list[Outcome]:

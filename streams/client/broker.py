@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 from streams._native import Records
 from streams.client.beginning import Bounds
-from streams.errors import TransportError
+from streams.errors import Finding, SettingsError, TransportError
 from streams.options import SecuritySettings
+from streams.transport.log import PARTITIONS_MAX
 
 __all__ = [
     "COMPRESSION",
@@ -27,6 +28,7 @@ __all__ = [
     "Start",
     "Writer",
     "WriterOptions",
+    "check_new",
 ]
 
 DELIVERY_TIMEOUT_MS = 120_000
@@ -35,6 +37,12 @@ RECORD_BYTES_MAX = 1_000_000
 """A little below the 1,048,588 bytes that a topic takes by default, for what the batch adds."""
 COMPRESSION = "zstd"
 """The smallest of Kafka's codecs at a speed that no producer notices."""
+
+COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
+DELIVERY_TIMEOUT_MS_MAX = 2**31 - 1
+"""librdkafka's; it takes 0 for ever, and an answer would never come."""
+RECORD_BYTES_MAX_MAX = 900_000_000
+"""Below librdkafka's 1,000,000,000 for a whole batch."""
 
 Start = Literal["group", "earliest"]
 
@@ -74,6 +82,20 @@ class WriterOptions:
     record_bytes_max: int = RECORD_BYTES_MAX
     compression: str = COMPRESSION
 
+    def __post_init__(self) -> None:
+        """SettingsError for what no broker's client takes, or takes otherwise than it says."""
+        findings = []
+        for name, held, most in (
+            ("delivery_timeout_ms", self.delivery_timeout_ms, DELIVERY_TIMEOUT_MS_MAX),
+            ("record_bytes_max", self.record_bytes_max, RECORD_BYTES_MAX_MAX),
+        ):
+            if not 1 <= held <= most:
+                findings.append(Finding(name, str(held), f"1 to {most}"))
+        if self.compression not in COMPRESSIONS:
+            findings.append(Finding("compression", repr(self.compression), ", ".join(COMPRESSIONS)))
+        if findings:
+            raise SettingsError(*findings)
+
 
 @dataclass(frozen=True, slots=True)
 class ReaderOptions:
@@ -84,6 +106,16 @@ class ReaderOptions:
     security: SecuritySettings | None = None
     topic_timeout_ms: int = 30_000
     """How long a topic that does not exist yet is waited for: as long as a worker takes to start and create it."""
+
+
+def check_new(topic: str, partitions: int) -> None:
+    """TransportError for a topic that cannot be made, before a broker is asked."""
+    try:
+        topic.encode()
+    except UnicodeEncodeError:
+        raise TransportError("a new topic: got a name that is no UTF-8, expected such text") from None
+    if not 1 <= partitions <= PARTITIONS_MAX:
+        raise TransportError(f"topic {topic}: got {partitions} partitions, expected 1 to {PARTITIONS_MAX}")
 
 
 class Writer(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from streams._native import Records, murmur2_partition
 from streams.client.beginning import Bounds, log_of
-from streams.client.broker import Ack, Outcome, ReaderOptions, Run
+from streams.client.broker import Ack, Outcome, ReaderOptions, Run, check_new
 from streams.errors import TransportError, UnknownTopicError
 from streams.transport.log import Log
 
@@ -59,6 +59,7 @@ class Writer:
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Makes a topic; one that exists is left as it is."""
+        check_new(topic, partitions)
         if self._log.partitions(topic) is None:
             self._log.create_topic(topic, partitions)
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, KafkaProducer, Records
 from streams.client.beginning import Bounds, log_of
-from streams.client.broker import Ack, Outcome, ReaderOptions, Run, WriterOptions
+from streams.client.broker import Ack, Outcome, ReaderOptions, Run, WriterOptions, check_new
 from streams.errors import BrokerUnreachableError, RecordTooLargeError, TransportError, UnknownTopicError
 from streams.options import SecuritySettings
 from streams.transport.credentials import Credentials
@@ -32,6 +32,8 @@ RECONNECT_MAX_MS = 2_000
 """A broker that comes back is found again within this. The default of ten seconds outlasts most restarts."""
 FETCH_BYTES_MAX = 4 << 20
 """One hand-over from the native client to Python: a few thousand patches."""
+TOPIC_CHARACTERS_MAX = 249
+"""Kafka's."""
 TOPIC_POLL_S = 0.5
 """How often a topic that does not exist yet is looked for."""
 SESSION_TIMEOUT_MS = 45_000
@@ -97,6 +99,7 @@ class Writer:
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Makes a topic with the brokers' default replication; one that exists is left as it is."""
+        check_new(topic, partitions)
         admin = _Link(self._servers, self._options.security).open(KafkaAdmin, {"client.id": "streams-admin"})
         try:
             made = admin.create_topics([(topic, partitions, -1, {})], ADMIN_TIMEOUT_MS)
@@ -113,6 +116,11 @@ class Writer:
     def _failure(self, topic: str, records: Records, index: int, code: str) -> TransportError:
         if code in _UNKNOWN_TOPIC:
             return UnknownTopicError(topic, self._broker)
+        if code == "TOPIC_EXCEPTION":
+            return TransportError(
+                f"{self._broker}: got a topic named {topic[:TOPIC_CHARACTERS_MAX]!r}, expected 1 to "
+                f"{TOPIC_CHARACTERS_MAX} of letters, digits, dots, hyphens and underscores"
+            )
         if code in _TOO_LARGE:
             one = records.slice(index, index + 1)
             return RecordTooLargeError(topic, one.nbytes, self._options.record_bytes_max)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
@@ -116,9 +117,13 @@ class Producer:
         self._sender: asyncio.Task[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._writer: Writer | None = None
+        self._process = 0  # id of the process that opened it
 
     async def __aenter__(self) -> Self:
+        if self._writer is not None:
+            raise TransportError("the producer is open already; use one `async with` for it, or make another producer")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="producer")
+        self._process = os.getpid()
         self._writer = await asyncio.get_running_loop().run_in_executor(
             self._thread, open_writer, self._broker, self._options
         )
@@ -197,8 +202,8 @@ class Producer:
         """Waits for what is under way, at most the delivery timeout, and closes. No send may be made any more."""
         writer, self._writer = self._writer, None
         thread = self._thread
-        if writer is None or thread is None:
-            return
+        if writer is None or thread is None or self._process != os.getpid():
+            return  # closed before, or its parent's
         try:
             if self._sender is not None:
                 await asyncio.wait([self._sender])
@@ -209,6 +214,8 @@ class Producer:
     def _open(self) -> tuple[Writer, ThreadPoolExecutor]:
         if self._writer is None or self._thread is None:
             raise TransportError("the producer is not open; use it inside `async with`, and not after")
+        if self._process != os.getpid():
+            raise TransportError("the producer was opened before a fork; open one in each process")
         return self._writer, self._thread
 
     async def _parcels(

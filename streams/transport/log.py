@@ -32,6 +32,8 @@ __all__ = ["Log", "Topic", "TopicPartition"]
 
 POLL_MS = 100
 """A read-only log cannot be told of another process's appends and looks this often."""
+PARTITIONS_MAX = 100_000
+"""librdkafka's for a new topic: each partition costs every broker, and every client, memory."""
 WAL_BYTES_MAX = 64 << 20
 """Four times the size at which commits carry the WAL over: only readers that never pause let it grow so far."""
 UNLIMITED = -1
@@ -123,8 +125,8 @@ class Log(AbstractContextManager["Log", None]):
 
         TransportError when it exists with another partition count: keys would change their partitions.
         """
-        if partitions < 1:
-            raise TransportError(f"topic {name}: got {partitions} partitions, expected at least 1")
+        if not 1 <= partitions <= PARTITIONS_MAX:
+            raise TransportError(f"topic {name}: got {partitions} partitions, expected 1 to {PARTITIONS_MAX}")
         with self._write_lock:
             self._check_open(writing=True)
             present = self._topics.get(name) or replace(

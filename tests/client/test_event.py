@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -146,3 +147,66 @@ def test_settings_that_do_not_fit(format: str, source: str, schema_id: int | Non
 def test_no_payload_in_the_repr() -> None:
     """An event in a log shows neither message nor key."""
     assert "d1" not in repr(Event(STATE, "d1", sequence=7))
+
+
+HALF = "caf\udce9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"key": None}, "event key: got NoneType, expected text or bytes"),
+        ({"key": 5}, "event key: got int, expected text or bytes"),
+        ({"key": HALF}, "event key: got text that is no UTF-8"),
+        ({"id": HALF}, "event id: got str that is no UTF-8 text"),
+        ({"id": 7}, "event id: got int that is no UTF-8 text"),
+        ({"type": HALF}, "event type: got str that is no UTF-8 text"),
+        ({"traceparent": 3}, "event traceparent: got int that is no UTF-8 text"),
+        ({"sequence": 1.5}, "event sequence: got float, expected 0 to"),
+        ({"sequence": True}, "event sequence: got bool, expected 0 to"),
+        ({"sequence": "7"}, "event sequence: got str, expected 0 to"),
+        ({"time": "2026-05-04"}, "event time: got one without a time zone"),
+        ({"time": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))}, "event time: got one outside of the years"),
+        ({"headers": [("a", "b")]}, "event headers: got list, expected a mapping"),
+        ({"headers": {"a": HALF}}, "event header a: got text that is no UTF-8"),
+        ({"headers": {"a": 5}}, "event header a: got int, expected text or bytes"),
+        ({"headers": {"a": None}}, "event header a: got NoneType, expected text or bytes"),
+        ({"headers": {HALF: "b"}}, "event header: got a name that is no UTF-8 text"),
+        ({"message": "text"}, "event for devices: got str, expected a Protobuf message, bytes or None"),
+        ({"message": DeviceState}, "event for devices: got .*, expected a Protobuf message, bytes or None"),
+    ],
+)
+def test_what_no_record_can_say_is_an_error_of_one_kind(arguments: dict[str, Any], said: str) -> None:
+    """Before anything is handed over, and without the value: it may be anybody's."""
+    with pytest.raises(ValueError, match=said) as caught:
+        encoder().encode("devices", Event(**{"message": STATE, "key": "d1", **arguments}))
+    assert "caf" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["content-type", "Content-Type", "contentType", "content-encoding", "ce_id", "CE_type", "__value_schema_id"]
+)
+def test_no_header_says_what_the_record_is_not(name: str) -> None:
+    """One that comes twice counts as it came last: the event would be lost as a dead letter, or read as another."""
+    for message in (STATE, None):
+        with pytest.raises(ValueError, match="it says what a record is, and this one is a CloudEvent"):
+            encoder().encode("devices", Event(message, "d1", headers={name: "x"}))
+    assert (name, b"x") in encoder("plain", "").encode("devices", Event(STATE, "d1", headers={name: "x"}))[2]
+
+
+@pytest.mark.parametrize("key", [b"d1", bytearray(b"d1"), memoryview(b"d1")])
+def test_bytes_in_any_form_are_bytes(key: Any) -> None:
+    """Key, message and headers."""
+    made = encoder("plain", "").encode("devices", Event(key, key, headers={"h": key}))
+    assert (b"d1", b"d1", [("h", b"d1")]) == made
+
+
+def test_names_of_topics_are_text() -> None:
+    """A topic's name goes to the broker."""
+    with pytest.raises(ValueError, match="topic of an event: got a name that is no UTF-8 text"):
+        encoder().encode(HALF, Event(STATE, "d1"))
+    with pytest.raises(SettingsError, match="source: got what is no UTF-8"):
+        encoder(source=HALF)
+    for schema_id in (-1, 1 << 40):
+        with pytest.raises(SettingsError, match=f"schema_id: got {schema_id}, expected 0 to 4294967295"):
+            encoder("confluent", "", schema_id=schema_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -228,3 +229,79 @@ async def test_an_async_source_of_events(place: Place) -> None:
         sent = await producer.send_many(place.source, source())
 
     assert (5, ["0", "1", "2", "3", "4"]) == (sent, ids(place)[0])
+
+
+async def test_what_cannot_be_said_harms_no_other_send(place: Place, shell: Shell) -> None:
+    """Beside good ones: they are acknowledged where they are, the bad one is refused, and nothing waits for it."""
+    place.create(place.source, partitions=1)
+    async with shell.producer(place.url) as producer:
+        bad: Any = {"h": bytearray(b"x"), "i": object()}
+        with pytest.raises(ValueError, match="event header i: got object"):
+            await producer.send_many(place.source, [Event(device(1), "d1"), Event(device(1), "d1", headers=bad)])
+        with pytest.raises(ValueError, match="expected an Event"):
+            await producer.send_many(place.source, ["d1"])
+        acks = [await producer.send(place.source, device(n), key=f"d{n}") for n in range(3)]
+    assert [key for _, _, key, _, _ in place.read(place.source)][-3:] == [b"d0", b"d1", b"d2"]
+    assert [ack.offset for ack in acks] == [acks[0].offset + n for n in range(3)]
+
+
+async def test_a_flush_waits_for_no_send_that_failed(place: Place) -> None:
+    """A send that could not be handed over, the first of all, leaves nothing behind."""
+    place.create(place.source, partitions=1)
+    async with Producer(place.url, "/test") as producer:
+        bad: Any = memoryview(b"d1")
+        await asyncio.wait_for(producer.send(place.source, device(1), key=bad, headers={"h": bad}), 20)
+        with pytest.raises(ValueError, match="event key: got object"):
+            await producer.send(place.source, device(1), key=object())  # type: ignore[arg-type]
+        await asyncio.wait_for(producer.flush(), 20)
+
+
+@pytest.mark.parametrize("count", [0, -3, 100_001, 1 << 40])
+async def test_a_topic_has_a_sane_count_of_partitions(place: Place, shell: Shell, count: int) -> None:
+    """At once, and nothing is made."""
+    async with shell.producer(place.url) as producer:
+        with pytest.raises(TransportError, match=f"got {count} partitions, expected 1 to 100000"):
+            await producer.create_topic(place.source, count)
+        with pytest.raises(TransportError, match=r"got a name that is no UTF-8"):
+            await producer.create_topic("caf\udce9", 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"delivery_timeout_ms": 0}, {"delivery_timeout_ms": -1}, {"record_bytes_max": 0}, {"compression": "brotli"}],
+)
+def test_settings_of_a_producer(shell: Shell, arguments: dict[str, Any]) -> None:
+    """Refused when it is made, by name: 0 would be for ever."""
+    with pytest.raises(SettingsError, match=f"{next(iter(arguments))}: got .*, expected "):
+        shell.producer("kafka://127.0.0.1:1", **arguments)
+
+
+async def test_a_producer_is_opened_once_at_a_time(place: Place, shell: Shell) -> None:
+    """Opened twice it would leave a client behind; closed, it may be opened again."""
+    place.create(place.source, partitions=1)
+    producer = shell.producer(place.url)
+    for _ in range(2):
+        async with producer:
+            with pytest.raises(TransportError, match="is open already"):
+                await producer.__aenter__()
+            await producer.send(place.source, device(1), key="d1")
+        await producer.close()
+
+
+async def test_a_fork_of_a_producer_is_told_to_open_its_own(place: Place, shell: Shell) -> None:
+    """At once, instead of after a timeout that blames the network; its parent goes on."""
+    place.create(place.source, partitions=1)
+    async with shell.producer(place.url) as producer:
+        await producer.send(place.source, device(1), key="d1")
+        child = os.fork()
+        if child == 0:
+            told = 1
+            try:
+                producer.send(place.source, device(1), key="d1").send(None)
+            except TransportError as error:
+                told = 0 if "opened before a fork; open one in each process" in str(error) else 2
+            finally:
+                os._exit(told)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+        assert 0 == os.waitstatus_to_exitcode(status)
+        await producer.send(place.source, device(2), key="d1")
