@@ -51,12 +51,18 @@ def messages(stream: IO[bytes], kind: str, message: type[M]) -> Iterator[tuple[i
     text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
     rows = _json(text) if kind == "json" else _csv(text, message)
     for number, row in rows:
+        if not isinstance(row, dict):
+            raise InputError("decode", f"line {number}: JSON, but no object; expected one object a line")
         try:
             yield number, json_format.ParseDict(row, message(), descriptor_pool=cast(Any, message.DESCRIPTOR.file.pool))
         except json_format.ParseError as error:
             # What follows a colon may be a value.
             told = str(error).partition(":")[0].partition("\n")[0]
             raise InputError("decode", f"line {number}: {told}; expected {message.DESCRIPTOR.full_name}") from None
+        except (TypeError, ValueError, AttributeError, SystemError) as error:
+            # Protobuf's parser, where a value has a form that it does not ask for, or a name is no text.
+            told = f"not {message.DESCRIPTOR.full_name} in Protobuf's JSON ({type(error).__name__})"
+            raise InputError("decode", f"line {number}: {told}") from None
 
 
 def field_text(message: Message, path: str) -> str:

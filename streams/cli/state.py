@@ -8,19 +8,20 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from streams._native import RESERVED_PREFIX, ROW_FORMAT, Records, decode_row
 from streams.cli import flags, groups, reading, rebuilding, replacing, taking_over, upgrading, verifying
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
 from streams.client.held import HeldStates
-from streams.errors import Finding, FindingsError, SettingsError, StateError, TransportError
-from streams.kernel.messages import load_message
+from streams.delivery.body import JsonForm
+from streams.errors import Finding, FindingsError, InputError, SettingsError, StateError, TransportError
+from streams.kernel.messages import descriptor_of, load_message
 from streams.options import Settings, SyncSettings
 from streams.sync.topics import SyncTopics
 from streams.v1.resync_pb2 import Resync
@@ -127,9 +128,26 @@ def _shown(source: str, key: str, partition: int, value: bytes, kind: type[Messa
     elif kind is None:
         shown["message_hex"] = row["message"].hex()
     else:
-        message = kind.FromString(row["message"])
-        shown["message"] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+        shown |= shown_message(kind, row["message"])
     return shown
+
+
+def shown_message(kind: type[Message], data: bytes) -> dict[str, Any]:
+    """A message as Protobuf's JSON; field by field where that cannot say it, and as bytes where JSON cannot.
+
+    It has no word for an Any of a type that is not at hand, NaN in a Struct, a time out of range, many a FieldMask.
+    """
+    try:
+        message = kind.FromString(data)
+        fields = JsonForm(kind).fields(message)
+    except (DecodeError, InputError):
+        return {"message_hex": data.hex()}
+    pool = cast(Any, descriptor_of(kind).file.pool)
+    try:
+        told = json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pool)
+    except (json_format.Error, TypeError, ValueError):
+        return {"message": fields}
+    return {"message": told}
 
 
 def _instant(ticks: int | None, per_second: int) -> str | None:

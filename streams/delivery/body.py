@@ -127,9 +127,10 @@ class JsonForm:
                 "target-json",
                 f"{descriptor.full_name} has no field {unknown[0]} here, which the patch changes; update it",
             )
-        return self._object(self._message.FromString(patch.data))
+        return self.fields(self._message.FromString(patch.data))
 
-    def _object(self, message: Message) -> dict[str, Any]:
+    def fields(self, message: Message) -> dict[str, Any]:
+        """A message as `data` has it. InputError `target-json` where a text in it is no UTF-8."""
         told = {}
         for field, value in message.ListFields():
             known = self._ways.get(field.full_name)
@@ -152,7 +153,7 @@ class JsonForm:
     def _way_of_one(self, field: FieldDescriptor) -> Way:
         """How one value of the field is told."""
         if field.message_type is not None:
-            return self._object
+            return self.fields
         if field.enum_type is not None:
             names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
             return lambda value: names.get(value, value)  # an open enum keeps numbers that it has no name for

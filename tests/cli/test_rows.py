@@ -77,6 +77,11 @@ def test_a_dotted_column_fills_a_nested_message() -> None:
         (b'{"device_id": "a"}\n{"device_id": secret}\n', "json", "line 2: not JSON at column 15"),
         (b'\n{"rssi": "secret"}\n', "json", "line 2: Failed to parse rssi field"),
         (b'{"sccret": 1}\n', "json", "line 1"),
+        *[
+            (line, "json", "line 1: JSON, but no object")
+            for line in (b"null", b"5", b"true", b"[]", b'["secret"]', b'"secret"')
+        ],
+        (b'{"\\ud800": "secret"}', "json", "line 1: not streams.demo.v1.DeviceState in Protobuf's JSON"),
         (b"device_id,sccret\n", "csv", "header: streams.demo.v1.DeviceState has no field sccret"),
         (b"device_id,rssi\na,1\nb\n", "csv", "line 3: 1 cells, the header has 2"),
         (b"device_id,tags\na,[secret\n", "csv", "line 2: field tags is not JSON"),

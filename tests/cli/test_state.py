@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streams._native import Records, Table, decode_row
 from streams.cli import run
 from streams.cli.reading import latest, read_all
+from streams.cli.state import shown_message
 from streams.client.broker import Ack, WriterOptions
 from streams.client.connect import open_writer
 from streams.demo.v1.device_pb2 import DeviceState
@@ -22,6 +25,7 @@ from streams.sync.agent import make_job
 from streams.sync.topics import SyncTopics
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
+from tests.protos import message_class
 
 NOW_MS = time.time_ns() // 1_000_000  # a broker removes what is older than its retention, also in a test
 TYPE = {"message": "streams.demo.v1.DeviceState", "module": "streams.demo.v1.device_pb2"}
@@ -128,6 +132,29 @@ def test_get_without_the_type_prints_bytes(left: Left, capsys: pytest.CaptureFix
 
     assert 0 == code
     assert DeviceState(device_id="d-2").SerializeToString().hex() == json.loads(capsys.readouterr().out)["message_hex"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        pytest.param({"at": {"seconds": 5}}, {"id": "x", "at": "1970-01-01T00:00:05Z"}, id="in Protobuf's JSON"),
+        pytest.param({"at": {"seconds": 2**60}}, {"id": "x", "at": {"seconds": str(2**60)}}, id="no time"),
+        pytest.param(
+            {"extra": {"a": math.nan}},
+            {"id": "x", "extra": {"fields": {"a": {"number_value": "NaN"}}}},
+            id="NaN in a Struct",
+        ),
+    ],
+)
+def test_what_protobufs_json_cannot_say_is_shown_field_by_field(fields: Any, wanted: object) -> None:
+    """Any row can be looked at."""
+    kind = message_class("streams.golden.v1.Everything")
+    assert {"message": wanted} == shown_message(kind, kind(id="x", **fields).SerializeToString())
+
+
+def test_text_that_is_none_is_shown_as_bytes() -> None:
+    """Before proto3 a string holds any bytes."""
+    assert {"message_hex": "0a01ff"} == shown_message(message_class("streams.golden.v1.Everything"), b"\x0a\x01\xff")
 
 
 def test_get_of_an_unknown_key_fails(left: Left, capsys: pytest.CaptureFixture[str]) -> None:
