@@ -15,7 +15,7 @@ from streams.options import AppSettings, Settings
 from streams.sync.topics import HEADER_ROOM_BYTES
 from streams.transport.chunk import Output
 from streams.transport.course import Rules
-from streams.transport.desk import UNREADABLE, Failure
+from streams.transport.failure import UNREADABLE, Failure
 from streams.transport.raised import kind_of, line_of
 
 __all__ = ["Rescue", "named", "told"]

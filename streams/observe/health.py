@@ -129,9 +129,14 @@ class Health:
             places.append(Place(tp.topic, tp.partition, done, fetched, consumer.highwater(tp), end))
         self.places = tuple(places)
         reasons = {**self._unreachable, **transport.reasons}
-        # One that is stopped is not expected to move, and hides no other partition that is.
-        moving = [place for place in places if (place.topic, place.partition) not in consumer.stops]
-        self.verdict = self._watch.observe(now_s, moving, consumer.pace.steps(), reasons)
+        # One that is stopped, or that an agent does not take, is not expected to move, and hides no other that is.
+        moving = [place for place in places if not self._stands(place)]
+        verdict = self._watch.observe(now_s, moving, consumer.pace.steps(), consumer.waits.beside(reasons))
+        self.verdict = Waiting(reasons) if reasons and isinstance(verdict, Progressing) else verdict
+
+    def _stands(self, place: Place) -> bool:
+        where = (place.topic, place.partition)
+        return where in self._app.consumer.stops or self._app.consumer.waits.hold(*where)
 
     def _is_watched(self, tp: Any) -> bool:
         """Changelogs of Faust's tables have Faust's recovery; a topic without acknowledgements has no progress."""

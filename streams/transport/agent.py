@@ -15,7 +15,8 @@ from faust.agents import current_agent
 from typing_extensions import override
 
 from streams.errors import ChunkAskError, StreamsError, UserCodeError
-from streams.transport.desk import Desk, Failure
+from streams.transport.desk import Desk
+from streams.transport.failure import Failure
 from streams.transport.joining import joins
 from streams.transport.raised import kind_of, line_of
 
@@ -70,16 +71,17 @@ class Agent(faust.Agent):
         processors = list(aref.stream._processors)
         desk: Desk | None
         while True:
-            end: Exception | None = None
+            end: BaseException | None = None
             failure: Failure | None = None
             try:
                 await coro
-            except asyncio.CancelledError:
-                if (desk := aref.stream.get_active_stream().desk) is not None:
-                    desk.interrupted()
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the worker must not die of it, nor say it
+                await self._returned(aref)
+            except BaseException as error:  # whatever it is, the worker must not die of it, nor say it
                 desk = aref.stream.get_active_stream().desk
+                if _ends_task(error):
+                    if desk is not None:
+                        desk.interrupted()
+                    raise
                 if desk is None:
                     log.warning("agent %s raised %s%s, run again", self.name, kind_of(error), line_of(error))
                 elif desk.fault is not None or self._vital or self.app.rescue.stops:
@@ -88,9 +90,9 @@ class Agent(faust.Agent):
                     failure = desk.failure(error)
                     desk.raised(failure)
             else:
-                if (desk := aref.stream.get_active_stream().desk) is not None:
-                    await desk.left()
-                return
+                desk = aref.stream.get_active_stream().desk
+                if desk is None or self.should_stop:
+                    return
             if end is not None:
                 await self.app.crash(end)
                 self.supervisor._crash(end)  # it is no child of anybody, and would start the agent again
@@ -98,13 +100,17 @@ class Agent(faust.Agent):
             if desk is None:
                 await asyncio.sleep(PAUSE_S)
             else:
-                if failure is not None and failure.place is None:
-                    await desk.rest()
+                if failure is None or failure.place is None:
+                    await desk.rest.wait()
                 if desk.ended:
                     return
             coro = self._again(aref, processors)
 
-    def _end(self, desk: Desk, error: Exception) -> Exception:
+    async def _returned(self, aref: Any) -> None:
+        if (desk := aref.stream.get_active_stream().desk) is not None:
+            await desk.returned()
+
+    def _end(self, desk: Desk, error: BaseException) -> Exception:
         """What ends the worker: an error of our own parts as it is, what else was raised by its type alone."""
         if isinstance(error, StreamsError) and (self._vital or error is desk.fault):
             return error
@@ -122,3 +128,13 @@ class Agent(faust.Agent):
         if isinstance(aref.it, AsyncIterable):
             return self._slurp(aref, aiter(aref))
         return cast("Awaitable[None]", aref)
+
+
+def _ends_task(error: BaseException) -> bool:
+    """Whether somebody ends the agent's task, or the process. What a body raises by itself is its own trouble: a task
+    that it waited for was cancelled, a library calls sys.exit().
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)

@@ -26,6 +26,7 @@ from streams.transport.pace import Pace
 from streams.transport.pipeline import Ledger, Pipeline, Unit
 from streams.transport.stopped import Stops
 from streams.transport.turns import Turns
+from streams.transport.waits import Waits
 
 if TYPE_CHECKING:
     from streams._native import Records
@@ -98,6 +99,7 @@ class ChunkConsumer:
         """Partitions that nothing more is fetched of for now. Faust's pause would drop what is on its way as well."""
         self.pace = Pace()
         self.stops = Stops()
+        self.waits = Waits(self.transport.reasons)
         self.failing = Failing(self.transport.reasons)
         self.pipeline = Pipeline(
             self.ledger,

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from faust.exceptions import Skip
 from faust.types import TP
 
-from streams._native import Records
 from streams.errors import (
     RecordTooLargeError,
     SendsTooLargeError,
@@ -24,14 +23,16 @@ from streams.errors import (
     TransportError,
     UnreadableRecordError,
 )
-from streams.transport.chunk import Chunk, Output
+from streams.transport.chunk import Chunk
 from streams.transport.course import Course, Done, Letter, Pause, Rules, Run, Trial
+from streams.transport.failure import RAISED, UNREADABLE, Failure, Rescue
 from streams.transport.inbox import Inbox
 from streams.transport.raised import kind_of, line_of
+from streams.transport.rest import Rest
 from streams.transport.stopped import hold_back
 from streams.transport.work import Place, Work
 
-__all__ = ["UNREADABLE", "Desk", "Failure", "Rescue"]
+__all__ = ["Desk"]
 
 log = logging.getLogger(__name__)
 
@@ -43,45 +44,8 @@ fetch and a queue of it at most. Two, so that there is another to try when one o
 TRIALS_MAX = 100
 """Events behind one that waits that are looked at for another try: enough to find a good one among bad ones."""
 
-RAISED = "agent-raised"
-UNREADABLE = "undecodable"
-"""Why a record is a dead letter."""
-
 Gather = Callable[[Any], Awaitable[Work | None]]
 """Makes a work, the first event of which is given; None: it waits behind another."""
-
-
-class Failure(NamedTuple):
-    """What an agent raised, and on what. Never its text: it may hold what the record holds."""
-
-    agent: str
-    kind: str
-    place: Place | None
-    said: str
-    """The text of an error of ours, which holds no payload; else nothing."""
-    where: str
-    """The line of code, without values."""
-    is_certain: bool = False
-    """It will never be taken, whatever becomes of others: what it sends is too large, or nobody can read it."""
-    reason: str = RAISED
-    """Of its letter."""
-
-
-class Rescue(Protocol):
-    """What the app does about agents that raise."""
-
-    rules: Rules
-
-    async def letter(self, records: Records, index: int, failure: Failure, refused: Mapping[str, int]) -> Output:
-        """The dead letter of a record, for its topic, which exists. StreamsError: not now.
-
-        `refused`: what topics took no record of this size of before.
-        """
-        ...
-
-    def count(self, topic: str, what: str) -> None:
-        """One more failure, or letter, of this topic's agents."""
-        ...
 
 
 class _Offer(NamedTuple):
@@ -139,10 +103,10 @@ class Desk:
         self._inbox = Inbox(stream)
         self._hand: _Offer | None = None
         self._undone: _Offer | None = None  # what a body had in hand that was cancelled
-        self._paused: set[TP] = set()  # while the body is not run
         self._taken = 0
         self._sample: Work | None = None
-        self._resting: tuple[float, int] = (0.0, 0)  # until when the agent is not run, and how often it was not
+        self.rest = Rest(stream, self._inbox, rescue.rules)
+        self._has_returned = False
         self.fault: Exception | None = None
         """What went wrong here, in nobody's agent."""
 
@@ -167,15 +131,9 @@ class Desk:
                 pass
             else:
                 yield value
-            offer.work.close()  # it asked for the next: it took this one
-            self._hand = None
-            try:
-                await self._took(offer)
-            except Exception as error:
-                self.fault = error
-                raise
+            await self.left()  # it asked for the next: it took this one
 
-    def failure(self, error: Exception) -> Failure:
+    def failure(self, error: BaseException) -> Failure:
         """What the agent's body raised, and where it was."""
         offer = self._hand
         place = offer.work.place(offer.first) if offer is not None else None
@@ -190,10 +148,8 @@ class Desk:
         offer, self._hand = self._hand, None
         now_s = _now()
         if offer is None:
-            times = self._resting[1] + 1
-            pause_s = self._rescue.rules.backoff_s * 2.0 ** min(times - 1, 32)
-            self._resting = (now_s + min(self._rescue.rules.backoff_max_s, pause_s), times)
-            self._say(self._reason, failure, "before it took a record; it is run again")
+            self.rest.begin()
+            self._say(self._reason, f"{_raises(failure)} before it took a record; it is run again")
             return
         offer.work.close()
         trouble = offer.trouble
@@ -215,15 +171,6 @@ class Desk:
         if trouble.course.failures <= 1 and not is_said:
             log.warning("%s raises %s%s at %s, tried again", self._reason, failure.kind, failure.where, _named(place))
 
-    async def rest(self) -> None:
-        """Waits before the agent's body is run again, where it raised without anything in hand."""
-        while not self._inbox.ended and (left_s := self._resting[0] - _now()) > 0:
-            event = await self._inbox.pull(min(left_s, LOOK_S))  # a queue that is full would stop everybody's events
-            if event is not None:
-                self._inbox.ready.append(event)
-                self._paused.add(event.message.tp)
-                hold_back(self._stream.app.consumer, event.message.tp)
-
     def interrupted(self) -> None:
         """The agent's body was cancelled: what it had in hand comes again."""
         self._undone, self._hand = self._hand, None
@@ -236,18 +183,31 @@ class Desk:
         return self._inbox.over
 
     async def left(self) -> None:
-        """The agent's body ended by itself: it took what it had in hand."""
+        """The agent took what it had in hand: it asks for more, or its body ended."""
         offer, self._hand = self._hand, None
-        if offer is not None:
-            offer.work.close()
+        if offer is None:
+            return
+        offer.work.close()
+        try:
             await self._took(offer)
+        except Exception as error:
+            self.fault = error
+            raise
+
+    async def returned(self) -> None:
+        """The agent's body ended though its stream did not. It is run again: nobody else takes the events."""
+        if self._hand is None and not self.ended:
+            self.rest.begin()
+            self._say(self._reason, "returns before it took a record; it is run again")
+        elif not self.ended and not self._has_returned:
+            self._has_returned = True
+            log.warning("%s returned while its stream goes on; it is run again, each time that it does", self._reason)
+        await self.left()
 
     # -- what comes next --------------------------------------------------------------------------------------
 
     async def _next(self, gather: Gather) -> _Offer | None:
-        if self._paused:
-            self._resume(self._paused)
-            self._paused = set()
+        self.rest.release()
         while not self._inbox.over:
             self._forget_stale()
             if self._undone is not None and not self._undone.work.stale:
@@ -317,9 +277,8 @@ class Desk:
 
     async def _took(self, offer: _Offer) -> None:
         self._taken += 1
-        if self._resting[1]:
-            self._resting = (0.0, 0)
-            self._stream.app.transport.reasons.pop(self._reason, None)
+        if self.rest.over():
+            self._stream.app.consumer.waits.end(self._reason)
         if not offer.trial:
             self._sample = offer.work.sample(offer.end - 1)
         if offer.trouble is None:
@@ -332,7 +291,7 @@ class Desk:
             self._recovered(offer.trouble)
 
     def _recovered(self, trouble: _Trouble) -> None:
-        self._stream.app.transport.reasons.pop(trouble.reason, None)
+        self._stream.app.consumer.waits.end(trouble.reason)
         trouble.reason = ""
 
     async def _bury(self, trouble: _Trouble, index: int) -> None:
@@ -345,8 +304,8 @@ class Desk:
         except TransportError as error:
             trouble.course.postponed(_now())
             trouble.reason = trouble.reason or f"{self._reason} {place.topic}/{place.partition}"
-            unwritten = Failure(self.agent, kind_of(error), place, str(error), "")
-            self._say(trouble.reason, unwritten, "when the dead letter is written; it is tried again")
+            what = f"raises {kind_of(error)} when the dead letter is written; it is tried again: {error}"
+            self._say(trouble.reason, what, trouble.work.tps)
             return
         trouble.course.taken()
         self._rescue.count(place.topic, f"dead.{failure.reason}")
@@ -359,17 +318,14 @@ class Desk:
         self._troubles.remove(trouble)
         self._recovered(trouble)
         self._inbox.ready.extendleft(reversed(trouble.held))
-        self._resume(trouble.work.tps)
+        self._stream.app.consumer.release(trouble.work.tps)
 
     def _forget_stale(self) -> None:
         for trouble in [trouble for trouble in self._troubles if trouble.work.stale]:
             self._troubles.remove(trouble)
             self._recovered(trouble)
             self._inbox.ready.extend(event for event in trouble.held if not self._stream.is_stale(event))
-            self._resume(trouble.work.tps)
-
-    def _resume(self, tps: Iterable[TP]) -> None:
-        self._stream.app.consumer.release(tps)
+            self._stream.app.consumer.release(trouble.work.tps)
 
     # -- what is said -----------------------------------------------------------------------------------------
 
@@ -378,18 +334,22 @@ class Desk:
         if not waiting or failure is None or failure.place is None or trouble.reason:
             return
         trouble.reason = f"{self._reason} {failure.place.topic}/{failure.place.partition}"
-        self._say(trouble.reason, failure, f"at {_named(failure.place)}, and takes no other record; it is tried again")
+        what = f"at {_named(failure.place)}, and takes no other record; it is tried again"
+        self._say(trouble.reason, f"{_raises(failure)} {what}", trouble.work.tps)
 
-    def _say(self, reason: str, failure: Failure, what: str) -> None:
-        said = f"raises {failure.kind}{failure.where} {what}{': ' if failure.said else ''}{failure.said}"
-        if self._stream.app.transport.reasons.get(reason) != said:
+    def _say(self, reason: str, said: str, tps: frozenset[TP] | None = None) -> None:
+        """Declares why partitions wait; None: all of the agent's."""
+        if self._stream.app.consumer.waits.declare(reason, said, tps or frozenset(self._stream.channel.topics)):
             log.warning("%s %s", reason, said)
-        self._stream.app.transport.reasons[reason] = said
 
 
 def _size(event: Any) -> int:
     """Records in an event."""
     return len(event.value) if isinstance(event.value, Chunk) else 1
+
+
+def _raises(failure: Failure) -> str:
+    return f"raises {failure.kind}{failure.where}{': ' if failure.said else ''}{failure.said}"
 
 
 def _named(place: Place) -> str:

@@ -42,6 +42,11 @@ class ChunkStream(Stream[Any]):
             made.belong(self.desk.agent)
         return made
 
+    @override
+    def noack(self) -> Any:
+        """As Faust's. A body that is run again gets the stream it read before: that one has what it raised on."""
+        return self if self._finalized and not self.enable_acks else super().noack()
+
     @property
     def _chunked(self) -> bool:
         return isinstance(getattr(self.channel, "schema", None), ChunkSchema)

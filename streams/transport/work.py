@@ -103,7 +103,8 @@ class ChunkWork:
         self._share.sends_max = sends_max(self._stream.app.consumer.pipeline.allowed)
         self._sends = Sends(self._share)
         working_on(self._sends)
-        self._stream.work_on(self._event)
+        event = self._event
+        self._stream.work_on(self._stream.app.create_event(event.key, self._share, event.headers, event.message))
         self._stream.app.consumer.pace.begun(self._share)
         return await self._stream.processed(self._share)  # type: ignore[no-any-return]
 
@@ -244,7 +245,7 @@ class EventWork:
             raise
         except Exception as error:
             raise TransportError(f"{topic}: not written: {type(error).__name__}", retriable=True) from error
-        await self.keep(index, index + 1)
+        await self._stream.ack(self._events[index])  # also where the agent acknowledges by itself: it never will
 
     def place(self, first: int) -> Place:
         """See `Work`."""
