@@ -61,7 +61,7 @@ def compare(source: str, rows: Rows, held: HeldStates[Message], later: Callable[
             moved_on += 1
             if seen[0] > stored[0]:
                 ahead[place] = seen[0]
-        elif held.is_stale(key):
+        elif (found := held.rows.find(key)) is not None and not found[1].held.intact:
             stale.append(key)
         elif seen is None or seen < stored:
             behind.append(key)
