@@ -1,4 +1,4 @@
-"""Random events of foreign schemas: patches applied by stock calls, by the product's receiver and replayed agree.
+"""Random events of foreign and invented schemas: patches applied by stock calls, by the receiver and replayed agree.
 
     python -m tests.schemas.fuzz --seconds 60                 # the packages of the extra `test`, and our own zoo
     python -m tests.schemas.fuzz --seconds 600 FOLDER         # and every wheel or sdist in FOLDER
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache, reduce
 from itertools import count
 from pathlib import Path
@@ -34,6 +34,7 @@ from streams.v1.patch_pb2 import Patch
 from tests.laws.mangle import WAYS, mangled
 from tests.laws.variants import emitted, schema_for
 from tests.protos import message_class
+from tests.schemas import invented
 from tests.schemas.generate import change, fill
 from tests.schemas.packages import Schemas, installed, unpacked
 
@@ -192,18 +193,26 @@ def run(seed: int, seconds: float, *, folder: Path | None = None, only: str = ""
     names, end, tried, patches = sorted(known), time.monotonic() + seconds, set(), 0
     for turn in count():
         random = Random(f"{seed}/{turn}")
-        name = only or (random.choice(large) if random.random() < 0.5 else random.choice(names))
+        name = only or _next(random, large, names)
         once = Random(f"{seed}/{name}") if only else Random(f"{seed + turn}/{name}")
         tried.add(name)
-        events = history(known[name], once)
+        kind = invented.message(name) if name.startswith(invented.PREFIX) else known[name]
+        events = history(kind, once)
         try:
-            patches += check(known[name], events)
+            patches += check(kind, events)
         except (MismatchError, ValueError, AssertionError) as error:
             again = f"python -m tests.schemas.fuzz --seed {seed if only else seed + turn} --only {name}"
             raise MismatchError(f"{error}\nevents: {[event.hex() for event in events]}\nagain: {again}") from error
         if only or time.monotonic() > end:
             return turn + 1, len(tried), patches
     raise AssertionError("never here")
+
+
+def _next(random: Random, large: Sequence[str], names: Sequence[str]) -> str:
+    """Every fifth type is invented, every other one of the rest is large."""
+    if random.random() < 0.2:
+        return f"{invented.PREFIX}{random.randrange(2**32)}.M{random.randrange(invented.MESSAGES)}"
+    return random.choice(large if random.random() < 0.5 else names)
 
 
 def main() -> int:
