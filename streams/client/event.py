@@ -28,7 +28,7 @@ DELETE_TYPE = "delete"
 """CloudEvents demand a type; a delete that is given none says what it does."""
 
 WHAT_IT_IS = ("ce_", "content-type", "contenttype", "content-encoding", "__value_schema_id")
-"""How names of headers begin that say what a record is: beside a CloudEvent of ours they would make it another thing."""
+"""How names of headers begin that say what a record is: beside a CloudEvent of ours they make it another thing."""
 SCHEMA_ID_MAX = 2**32 - 1
 
 Record = tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]
