@@ -39,7 +39,7 @@ from streams.options import (
     TransactionSettings,
     options,
 )
-from streams.options.rule import came
+from streams.options.rule import MS_MAX, NUMBER_MAX, came
 from streams.options.together import completed, sync_together, target_together, together
 
 __all__ = [
@@ -62,6 +62,8 @@ __all__ = [
 ]
 
 PREFIX = "STREAMS_"
+KNOWABLE = re.compile(r"[a-z_]{1,40}(\[\d+\])?(\.[a-z_][a-z0-9_]{0,40})?")
+"""An unknown name that is shown: it looks like one."""
 
 Section = TypeVar("Section")
 
@@ -103,9 +105,11 @@ def read(
     text, path, flags = "", path or CommandLine.path, CommandLine.flags if flags is None else flags
     if path is not None:
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(Finding("--config", f"{path} ({error})", "a readable TOML file")) from error
+            text = path.read_text(encoding="utf-8-sig")  # editors of one system put a mark before the text
+        except (OSError, ValueError) as error:
+            why = error.strerror or "unreadable" if isinstance(error, OSError) else "no UTF-8 text"
+            shown = "a URL" if ":/" in str(path) else path
+            raise SettingsError(Finding("--config", f"{shown} ({why})", "a readable TOML file")) from None
     found = parse(
         flags=flags, environment=os.environ, text=text, file=str(path or "streams.toml"), code=code, required=required
     )
@@ -180,7 +184,9 @@ def _toml(text: str, file: str, findings: list[Finding]) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         findings.append(Finding(file, str(error), "TOML"))
-        return {}
+    except (ValueError, RecursionError):
+        findings.append(Finding(file, "a number too long, or tables too deep, to be read", "TOML"))
+    return {}
 
 
 def _flat(tables: Mapping[str, Any], file: str, findings: list[Finding]) -> dict[str, object]:
@@ -223,6 +229,8 @@ def _named(values: Mapping[str, object], origin: str, findings: list[Finding], *
 
 def _unknown(name: str, known: Iterable[str], origin: str) -> Finding:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    if not KNOWABLE.fullmatch(name):  # what stands before a = may be anything
+        name = f"a name of {len(name)} characters"
     shown = f"{name} ({_variable(name)})" if origin == "environment" else f"{name} ({origin})"
     cure = f"did you mean {near[0]}?" if near else "`streams settings` lists all names"
     return Finding(shown, "an unknown name", "a known one", cure)
@@ -285,10 +293,14 @@ def _section(kind: type[Section], name: str, given: Mapping[str, _Given], findin
             continue
         rule: Rule = entry.metadata["rule"]
         value = _typed(item.value, hints[entry.name], is_text=item.is_text)
-        wanted = _wanted(value, hints[entry.name], rule)
+        wanted = _wanted(value, hints[entry.name], _bounded(entry.name, rule))
         if wanted:
             where = _variable(f"{name}.{entry.name}") if item.origin == "environment" else item.origin
-            findings.append(Finding(f"{name}.{entry.name} ({where})", came(item.value, rule), wanted, rule.meaning))
+            findings.append(
+                Finding(
+                    f"{name}.{entry.name} ({where})", came(item.value, rule, hints[entry.name]), wanted, rule.meaning
+                )
+            )
         else:
             values[entry.name] = value
     return kind(**values)
@@ -322,6 +334,8 @@ def _wanted(value: object, kind: object, rule: Rule) -> str:
         return "" if right else f"a list of {'names' if part is str else 'whole numbers'}"
     if type(value) is not kind:
         return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[kind]  # type: ignore[index]
+    if isinstance(value, str) and ("\0" in value or (not value.isascii() and _no_text(value))):
+        return "text in UTF-8, without NUL"
     if rule.choices and value not in rule.choices:
         return "one of " + ", ".join(choice or '""' for choice in rule.choices)
     if rule.pattern and not re.fullmatch(rule.pattern, str(value)):
@@ -330,5 +344,20 @@ def _wanted(value: object, kind: object, rule: Rule) -> str:
         if rule.least is not None and not value >= rule.least:  # also refuses NaN
             return f"{rule.least:g} or more"
         if rule.most is not None and not value <= rule.most:
-            return f"{rule.most:g} or less"
+            return f"{rule.most:.16g} or less"
     return ""
+
+
+def _bounded(name: str, rule: Rule) -> Rule:
+    """The rule of a number with a bound, its own or that of its unit."""
+    most = MS_MAX if "_ms" in name else NUMBER_MAX
+    return rule if rule.most is not None else dataclasses.replace(rule, most=most)
+
+
+def _no_text(value: str) -> bool:
+    """Whether there is no UTF-8 of it: bytes of the environment that are none come as lone surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

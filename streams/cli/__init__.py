@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -73,7 +74,7 @@ class _LazyGroup(click.Group):
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean {near[0]}?" if near else "`streams --help` lists them"
-            raise click.UsageError(f"unknown command {args[0]!r}; {hint}")
+            raise click.UsageError(f"unknown command; {hint}")
         return super().resolve_command(ctx, args)
 
 
@@ -109,9 +110,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), error.exit_code)
     except click.UsageError as error:
         where = f"\nSee `{error.ctx.command_path} --help`." if error.ctx else ""
-        return _failed(error.format_message() + where, EXIT_SETTINGS)
+        return _failed(without_values(error.format_message()) + where, EXIT_SETTINGS)
     except click.ClickException as error:
-        return _failed(error.format_message(), EXIT_FAILED)
+        return _failed(without_values(error.format_message()), EXIT_FAILED)
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -123,6 +124,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _failed(f"Kafka: {error}", EXIT_FAILED)
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def without_values(message: str) -> str:
+    """What click says of arguments that it refuses, without the texts that came: each may be a password, or a URL."""
+    message = re.sub(r"(?s)(unexpected extra arguments?) \(.*\)", r"\1", message)
+    message = re.sub(r"(?s)(No such command) .*?(?=[.;]? ?Did you mean|\.?$)", r"\1", message)
+    message = re.sub(r"(?s)(: )(['\"]).*\2 is (not|a)\b", r"\1it is \3", message)
+    return re.sub(r"[\w+.-]+://[^\s'\"]+", "a URL", message)
 
 
 def _failed(reason: str, code: int) -> int:

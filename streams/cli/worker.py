@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from streams.settings import CommandLine, Settings, read
 if TYPE_CHECKING:
     from streams.app import App
 
+APP_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:\w+)?")
 SYNCS_SHOWN_MAX = 5
 TARGETS_SHOWN_MAX = 5
 """The banner has at most 12 lines, whatever the settings hold."""
@@ -127,6 +129,10 @@ def _app_in_code(name: str) -> App:
     from streams.app import App
 
     module_name, _, attribute = name.partition(":")
+    if not APP_NAME.fullmatch(name):
+        raise SettingsError(
+            Finding("-A", f"a text of {len(name)} characters", "MODULE or MODULE:NAME", "for example -A fleet:app")
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

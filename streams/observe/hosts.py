@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from streams.options import AppSettings
 from streams.transport.raised import kind_of, line_of
@@ -42,6 +43,7 @@ def web_options(own: AppSettings, application: Mapping[str, Any]) -> dict[str, A
 
     `application`: the user's own options of the aiohttp application; their middlewares come behind the guard.
     """
+    logging.getLogger("aiohttp.server").addFilter(_is_http)
     guards = [guard(own_names(own.web_host, own.web_names)), *application.get("middlewares", ())]
     return {
         "web_host": own.web_host,
@@ -50,6 +52,11 @@ def web_options(own: AppSettings, application: Mapping[str, Any]) -> dict[str, A
         "web_application_options": {**application, "middlewares": guards},
         **{f"web_{view}_enabled": False for view in VIEWS},
     }
+
+
+def _is_http(record: logging.LogRecord) -> bool:
+    """Not what somebody sent that is no HTTP: it is answered with 400; aiohttp would write all of it, at ERROR."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def own_names(web_host: str, names: Iterable[str]) -> frozenset[str]:

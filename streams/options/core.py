@@ -62,7 +62,12 @@ class AppSettings:
         "a database that is back is found within this",
         least=1,
     )
-    datadir: str = option("./data", "directory for local state; with several workers each has a sub-directory")
+    datadir: str = option(
+        "./data",
+        "directory for local state; with several workers each has a sub-directory",
+        pattern=r"(?s).+",
+        wanted="a directory",
+    )
     workers: int = option(
         1, "processes on this machine", "one saturates a core; more than 64 is a typing error", least=1, most=64
     )
@@ -73,7 +78,13 @@ class AppSettings:
         pattern=f"({NAME})?",
         wanted="letters, digits, dots, dashes or underscores",
     )
-    web_host: str = option("127.0.0.1", "address that metrics and health are served on", "nobody outside by default")
+    web_host: str = option(
+        "127.0.0.1",
+        "address that metrics and health are served on",
+        "nobody outside by default; empty would be every address",
+        pattern=r"\S+",
+        wanted="an address or a name of this machine; 0.0.0.0 is every one",
+    )
     web_port: int = option(
         6066,
         "port of metrics and health; a fixed one: it is where a probe looks, and part of the worker's name",
@@ -206,6 +217,7 @@ class EmbeddedSettings:
         "records older than this go; compacted topics keep the last of each key",
         "Kafka's own default",
         least=1_000,
+        most=36_500 * DAY_MS,
     )
     partitions: int = option(
         4,
@@ -232,7 +244,7 @@ class SecuritySettings:
     password: str = option("", "for PLAIN and SCRAM; better from the environment or a file", secret=True)
     password_file: str = option("", "file that holds the password")
     token_file: str = option("", "file that holds an OAUTHBEARER token")
-    token_command: str = option("", "command that prints an OAUTHBEARER token; run without a shell")
+    token_command: str = option("", "command that prints an OAUTHBEARER token; run without a shell", secret=True)
     token_refresh_ms: int = option(
         300_000,
         "how often a token that names no expiry is read again",
@@ -352,6 +364,7 @@ class SyncSettings:
         "how long a deleted key is remembered",
         "twice Kafka's default retention: longer than any event can come back",
         least=1_000,
+        most=36_500 * DAY_MS,
     )
     tombstones_max: int = option(
         1_000_000,

@@ -86,7 +86,7 @@ class LookupSettings:
         "no further part unless wanted",
         pattern=r"memory|rediss?://\S+",
         wanted="memory or redis://host:port[/db]",
-        secret=True,
+        url=True,
     )
     ttl_ms: int = option(300_000, "an answer is fresh for so long", "static data changes by the hour", least=1)
     negative_ttl_ms: int = option(

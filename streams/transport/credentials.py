@@ -100,15 +100,15 @@ class Credentials:
     def _read_token(self) -> str:
         if self._security.token_file:
             return _text("security.token_file", self._security.token_file)
-        command = shlex.split(self._security.token_command)
         try:
+            command = shlex.split(self._security.token_command) or [""]
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=True
             )
-        except (OSError, subprocess.SubprocessError) as error:
-            # The command's own words may hold secrets: its name and how it ended are enough to find it.
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            # The command and its own words may hold secrets: how it ended is enough to find out.
             raise TransportError(
-                f"security.token_command {command[0]!r}: {type(error).__name__}, expected a token on its output "
+                f"security.token_command: {type(error).__name__}, expected a token on its output "
                 f"within {COMMAND_TIMEOUT_S} s",
                 retriable=True,
             ) from None

@@ -158,3 +158,30 @@ def test_no_colour_where_nobody_looks() -> None:
     done = streams("wrker")
 
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor", "kafka://u:hunter2@h:9092"],
+        ["worker", "security.password=hunter2", "x"],
+        ["hunter2"],
+        ["state", "hunter2"],
+        ["worker", "--workers", "hunter2"],
+        ["worker", "--workers", 'it\'s "hunter2"'],
+        ["circuits", "hunter2"],
+        ["produce", "t", "x.json", "--format", "hunter2", "--partitions", "hunter2"],
+        ["produce", "t", "https://u:hunter2@h/x", "--input", "json", "--key", "k", "--message", "m.M", "--module", "m"],
+        ["worker", "-A", "https://u:hunter2@h/x", "--set", "app.id=x"],
+        ["settings", "--in-force", "--config", "https://u:hunter2@h/x"],
+        ["settings", "--in-force", "--set", "hunter2=="],
+    ],
+    ids=str,
+)
+def test_no_argument_that_is_refused_is_repeated(tmp_path: Path, arguments: list[str]) -> None:
+    """A password or a URL on the wrong place of a line stays where it is: logs of jobs keep what is printed."""
+    done = streams(*arguments, cwd=tmp_path)
+
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert "hunter2" not in done.stdout + done.stderr

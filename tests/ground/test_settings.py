@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from streams.errors import SettingsError
 from streams.options import ENTRIES
-from streams.options.rule import PLAIN, shown_url
-from streams.settings import CommandLine, Settings, options, parse, read, sync_settings
+from streams.options.rule import NUMBER, shown_url
+from streams.settings import CommandLine, Option, Settings, options, parse, read, sync_settings
 
 SYNC = '[[sync]]\nsource = "devices"\nmessage = "acme.Device"\nmodule = "acme.fleet_pb2"\n'
 
@@ -74,12 +75,12 @@ def test_every_default_passes_its_own_rule(option: object) -> None:
 
 @given(st.text(min_size=1).filter(lambda text: not text.strip().lstrip("+-").replace("_", "").isdigit()))
 def test_a_number_that_is_none_is_refused(text: str) -> None:
-    """Whatever text stands for a whole number, the error names the setting, and shows what is short and plain."""
+    """Whatever text stands for a whole number, the error names the setting, and shows what looks like one."""
     with pytest.raises(SettingsError) as error:
         parse(environment={"STREAMS_TRANSACTION__RECORDS_MAX": text})
 
     assert ["transaction.records_max"] == names(error)
-    assert (repr(text) if PLAIN.fullmatch(text) else f"a text of {len(text)} characters") in str(error.value)
+    assert (repr(text) if NUMBER.fullmatch(text) else f"a text of {len(text)} characters") in str(error.value)
 
 
 URLS = [
@@ -121,7 +122,11 @@ def test_of_a_url_in_force_only_its_place_is_shown() -> None:
     ]
 
 
-@given(st.text(min_size=4).filter(lambda text: text not in "expected whole number secret of the wrong form"))
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=4).filter(
+        lambda text: text not in "expected whole number secret of the wrong form"
+    )
+)
 def test_a_secret_is_never_shown(secret: str) -> None:
     """Neither an error nor the representation of the settings holds a password, right or wrong."""
     settings = parse(environment={"STREAMS_SECURITY__USERNAME": "u", "STREAMS_SECURITY__SASL_MECHANISM": "PLAIN"},
@@ -218,3 +223,69 @@ def test_an_app_in_code_obeys_the_command_line(tmp_path: Path, monkeypatch: pyte
     settings = read(code={"app.broker": "kafka://a:1", "app.id": "fleet"})
 
     assert ("kafka://b:1", 7001, "fleet") == (settings.app.broker, settings.app.web_port, settings.app.id)
+
+
+ODD = ["Hunter2", "hunter 2", "hunter2!", "7hunter2", "HUNTER", "x" * 30, "a=b", "../hunter2", "\udcffhunter2"]
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("option", [one for one in options() if one.name.split(".")[0] not in ENTRIES], ids=str)
+def test_a_refused_text_is_never_shown(option: Option, text: str) -> None:
+    """A password may stand where a number, a choice or a name belongs: the error says how long it is, no more."""
+    with contextlib.suppress(SettingsError):
+        assert parse(flags={option.name: text})
+        return
+    with pytest.raises(SettingsError) as error:
+        parse(environment={f"STREAMS_{option.name.upper().replace('.', '__')}": text})
+
+    assert text not in str(error.value)
+
+
+def test_a_refused_name_is_shown_where_it_looks_like_one() -> None:
+    """What stands before the = of a flag, or for a key in the file, may be a secret too."""
+    text = '[app]\n"hunter2 = x" = 1\nweb_prt = 2\n[[target]]\nname = "t"\nurl = "https://h/"\n"Bearer hunter2" = "x"'
+    with pytest.raises(SettingsError) as error:
+        parse(flags={"c2VjcmV0aHVudGVyMg": "=", "hunter2/": "x"}, text=text)
+
+    told = str(error.value)
+    assert ("hunter2" in told, "c2Vj" in told, "app.web_prt" in told) == (False, False, True)
+
+
+FILES = [
+    ("[app]\nweb_port = " + "9" * 5_000, "a number too long"),
+    ("[app]\nx = " + "[" * 5_000, "tables too deep"),
+    ('[app]\ndatadir = "a\\u0000b"', "without NUL"),
+    ('[app]\nweb_host = ""', "an address"),
+    ('[app]\ndatadir = ""', "a directory"),
+    ("[app]\nprogress_timeout_ms = 99999999999999", "2147483647 or less"),
+    ("[limits]\ndead_letter_window_records = 99999999999999999999", "9007199254740992 or less"),
+    ("[delivery]\nretry_budget = inf", "or less"),
+    ("[embedded]\nretention_ms = 99999999999999999", "or less"),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), FILES)
+def test_what_nothing_can_be_done_with_is_refused(text: str, told: str) -> None:
+    """Numbers that no timer takes, an address that would be every one, a file that the parser cannot get through."""
+    with pytest.raises(SettingsError, match=told):
+        parse(text=text)
+
+
+def test_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    """Editors put one before UTF-8; a file that is none is named without its bytes."""
+    file = tmp_path / "streams.toml"
+    file.write_bytes(b"\xef\xbb\xbf[app]\nid = 'fleet'\n")
+    assert "fleet" == read(file).app.id
+    file.write_bytes("[app]\nid = 'fleet'\n".encode("utf-16"))
+    with pytest.raises(SettingsError, match="no UTF-8 text"):
+        read(file)
+
+
+def test_a_command_for_tokens_and_a_shared_cache_are_no_secrets_to_tell() -> None:
+    """A command has tokens in its arguments as often as not; of the cache's URL the place is shown."""
+    login = {"security.sasl_mechanism": "OAUTHBEARER", "security.token_command": "get --key hunter2"}
+    settings = parse(flags={**login, "lookup.cache": "redis://u:hunter2@h:1/0"})
+
+    assert "hunter2" not in repr(settings)
+    assert {"security.token_command": True}.items() <= {one.name: one.rule.secret for one in options()}.items()
+    assert ("memory", "redis://h:1/...") == (shown_url("memory"), shown_url("redis://u:hunter2@h:1/0"))
