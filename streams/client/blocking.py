@@ -24,7 +24,7 @@ from streams.client.broker import (
 from streams.client.change import Change, M
 from streams.client.connect import open_writer
 from streams.client.event import Encoder, Event, Format, Record
-from streams.client.following import FETCH_TIMEOUT_MS, Following
+from streams.client.following import FETCH_TIMEOUT_MS, Following, too_late
 from streams.client.parcels import Parcels, Tally
 from streams.errors import TransportError
 from streams.options import SecuritySettings
@@ -146,8 +146,11 @@ class BlockingReceiver(Following[M]):
             for change in receiver:
                 print(change.key, change.paths, change.message)
 
-    Its promises are `Receiver`'s. For one thread; calls less than five minutes apart keep a group's partitions.
+    Its promises are `Receiver`'s. For one thread; calls less than five minutes apart keep a group's partitions. It may
+    be used on after a wait that Ctrl-C or a signal's handler ended.
     """
+
+    _is_cut_short = False
 
     def __enter__(self) -> Self:
         try:
@@ -224,9 +227,14 @@ class BlockingReceiver(Following[M]):
         self._close()
 
     def _advance(self, timeout_ms: int) -> None:
-        step = self._follower.plan(self._now_ms(), timeout_ms)
-        self._absorb(self._perform(step))
+        if self._is_cut_short:
+            self._follower.places.rewind()
+        # A signal's handler may raise in the middle, mostly where the wait ends: what was fetched is fetched again.
+        self._is_cut_short = True
+        result = self._perform(self._follower.plan(self._now_ms(), timeout_ms))
+        self._is_cut_short = False
+        self._absorb(result)
 
     def _check(self, deadline_s: float, timeout_ms: int) -> None:
         if self._clock.monotonic_s() > deadline_s:
-            raise TimeoutError(f"{self._topic}: its end was not reached within {timeout_ms} ms")
+            raise too_late(self._topic, timeout_ms, is_assigned=self._follower.is_assigned)

@@ -20,7 +20,7 @@ from streams.errors import Finding, SettingsError, TransportError
 from streams.kernel.schema import MessageSchema
 from streams.options import SecuritySettings
 
-__all__ = ["ASK_TIMEOUT_MS", "FETCH_TIMEOUT_MS", "Following"]
+__all__ = ["ASK_TIMEOUT_MS", "FETCH_TIMEOUT_MS", "Following", "too_late"]
 
 FETCH_TIMEOUT_MS = 200
 """How long one look for new records waits, and so how long a close may take."""
@@ -216,3 +216,13 @@ class Following(Generic[M]):
 
 def _bytes(key: Key) -> bytes:
     return key.encode() if isinstance(key, str) else key
+
+
+def too_late(topic: str, timeout_ms: int, *, is_assigned: bool) -> TimeoutError:
+    """The end was not reached in time; a member of a group may have nothing to reach."""
+    if is_assigned:
+        return TimeoutError(f"{topic}: its end was not reached within {timeout_ms} ms")
+    return TimeoutError(
+        f"{topic}: no partition came to this receiver within {timeout_ms} ms; the group may have as many members as the "
+        "topic has partitions, or one that died may still hold them for its session"
+    )

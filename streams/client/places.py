@@ -49,6 +49,7 @@ class Places:
         self._stopped: set[int] = set()  # the broker's client reads no more of them by itself
         self._turned: set[int] = set()  # read from an offset below one that was read before
         self._jumped: dict[int, int] = {}  # where offsets were left out: markers, compaction, or retention
+        self._was_rewound = False  # then what was fetched of a partition that is to come may be lost, too
         self._early: list[Run] = []  # fetched before the place of their partition was known
         self._fetched: dict[int, int] = {}  # next offset to be fetched
 
@@ -136,7 +137,8 @@ class Places:
         early = [run for run in self._early if run.partition == partition]
         self._early = [run for run in self._early if run.partition != partition]
         is_early = all(run.records.first_offset >= began.read_from for run in early if len(run.records))
-        if bounds.position == began.read_from and is_early and partition not in self._stopped:
+        by_itself = partition not in self._stopped and not self._was_rewound
+        if bounds.position == began.read_from and is_early and by_itself:
             return early, False
         self._go_on_at(partition, began.read_from)
         return [], False
@@ -178,6 +180,12 @@ class Places:
             self.fresh[partition] = began.read_from
         self._held.counts.logs_replaced += 1
         self.lost.append(LogReplaced(self._topic, partition, began.lost, began.expected, began.read_from))
+
+    def rewind(self) -> None:
+        """A step was cut short: whatever it fetched, or found out, it has to fetch and find out again."""
+        self.doubt()
+        self.seek = {partition: self._fetched[partition] for partition in self._places} | self.seek
+        self._was_rewound = True
 
     def sought(self, offsets: dict[int, int]) -> None:
         """Reading goes on at these offsets."""

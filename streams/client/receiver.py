@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from streams.client.change import Change, M
-from streams.client.following import FETCH_TIMEOUT_MS, Following
+from streams.client.following import FETCH_TIMEOUT_MS, Following, too_late
 from streams.client.step import Result
 
 __all__ = ["Receiver"]
@@ -89,22 +89,30 @@ class Receiver(Following[M]):
         What it applied counts as taken. TimeoutError when the end is not reached in time. Keys with gaps may still
         wait for their snapshots afterwards (`stale_keys`).
         """
+        try:
+            async with asyncio.timeout(timeout_ms / 1000) as allowed:
+                return await self._catch_up()
+        except TimeoutError:
+            if not allowed.expired():
+                raise  # the caller's own
+            raise too_late(self._topic, timeout_ms, is_assigned=self._follower.is_assigned) from None
+
+    async def _catch_up(self) -> int:
         changes = 0
-        async with asyncio.timeout(timeout_ms / 1000):
-            while not self._follower.is_assigned:
+        while not self._follower.is_assigned:
+            await self._advance(FETCH_TIMEOUT_MS)
+        self._follower.look_again()
+        await self._advance(0)
+        ends = await self._in_thread(self._reader.ends)
+        while True:
+            while self._follower.next_change() is not None:
+                changes += 1
+            if self._follower.has_records:
+                await asyncio.sleep(0)
+            elif self._follower.has_reached(ends):
+                return changes
+            else:
                 await self._advance(FETCH_TIMEOUT_MS)
-            self._follower.look_again()
-            await self._advance(0)
-            ends = await self._in_thread(self._reader.ends)
-            while True:
-                while self._follower.next_change() is not None:
-                    changes += 1
-                if self._follower.has_records:
-                    await asyncio.sleep(0)
-                elif self._follower.has_reached(ends):
-                    return changes
-                else:
-                    await self._advance(FETCH_TIMEOUT_MS)
 
     async def commit(self) -> None:
         """Commits everything handed out so far, the last change included."""

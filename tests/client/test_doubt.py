@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from streams.errors import SettingsError, StateError, TransportError
 from streams.kernel.rule import Held
 from streams.transport.log import Log
 from streams.v1.resync_pb2 import Resync
+from tests.broker import Broker
 from tests.client.devices import newer_device, renamed_device
 from tests.client.place import EPOCH, History, Owner, Place
 from tests.client.shells import Shell
@@ -335,3 +339,52 @@ def test_a_fork_is_told_to_open_its_own(here: Place) -> None:
             assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             here.publish(*patches(["d1"]))  # type: ignore[arg-type]
             assert 1 == receiver.catch_up(20_000)
+
+
+class RungError(Exception):
+    """What a signal's handler raises, as timeouts of programs without an event loop do."""
+
+
+def test_a_wait_that_a_signal_ends_loses_nothing(place: Place) -> None:
+    """The signal is there before the records are; the handler runs where the wait ends, with the records in hand."""
+
+    def ring(*_: object) -> None:
+        raise RungError
+
+    before = signal.signal(signal.SIGUSR1, ring)
+    made, waiter, came = History(DeviceState, b"d1"), threading.get_ident(), 0
+    try:
+        with place:
+            place.create(partitions=1)
+            with BlockingReceiver(place.url, place.patches, DeviceState) as receiver:
+                for number in range(1, 9):
+                    patch = made.add(device(str(number)))
+
+                    def bring(patch: object = patch) -> None:
+                        signal.pthread_kill(waiter, signal.SIGUSR1)
+                        place.publish(patch)  # type: ignore[arg-type]
+
+                    timer = threading.Timer(0.05, bring)
+                    timer.start()
+                    with contextlib.suppress(RungError):
+                        while receiver.next_change(20_000) is not None:
+                            came += 1
+                    timer.join()
+                while came < 8 and receiver.next_change(20_000) is not None:
+                    came += 1
+                assert (8, 8, 0, 0) == (came, receiver.counts.applied, receiver.counts.gaps, receiver.stale_keys)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+async def test_who_never_gets_a_partition_is_told_why(kafka: Broker) -> None:
+    """One partition, two members: the second has no end to reach."""
+    with Place(kafka.url, "lonely-devices") as place:
+        place.create(partitions=1)
+        async with Receiver(place.url, place.patches, DeviceState, group=GROUP) as first:
+            assert 0 == await first.catch_up(30_000)
+            async with Receiver(place.url, place.patches, DeviceState, group=GROUP) as second:
+                with pytest.raises(TimeoutError, match="partition came to this receiver within 300 ms"):
+                    await second.catch_up(300)
+                with pytest.raises(TimeoutError, match="partition came to this receiver within 300 ms"):
+                    await second.catch_up(300)
