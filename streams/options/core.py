@@ -306,9 +306,9 @@ class SyncSettings:
     )
     key: str = option(
         "record",
-        "where the entity key is: record, subject or field:path",
+        "where the entity key is: record, subject or field:name, of a field at top level",
         pattern=r"record|subject|field:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
-        wanted="record, subject or field:path",
+        wanted="record, subject or field:name, of a field at top level",
     )
     partitioning: str = option(
         "",
@@ -317,9 +317,9 @@ class SyncSettings:
     )
     sequence: str = option(
         "attribute",
-        "where the source's sequence is: attribute, field:path or none",
+        "where the source's sequence is: attribute, none or field:name, of a field at top level",
         pattern=r"attribute|none|field:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
-        wanted="attribute, field:path or none",
+        wanted="attribute, none or field:name, of a field at top level",
     )
     ignore: tuple[str, ...] = option((), "fields whose change alone is not worth a patch")
     output: str = option(
