@@ -19,6 +19,8 @@
     ├── UserCodeError            exit 1   an agent, a timer or a task of the app raised, and that ends the worker
     ├── ChunkClosed              exit 1   a send for a chunk that its agent has finished
     ├── ChunkAskError            exit 1   an agent of chunks asks another agent, and would wait for ever
+    ├── SendsTooLargeError           exit 1   what an agent sends for the records in hand exceeds one transaction
+    ├── UnreadableRecordError        exit 1   a record of single events that its topic's codec cannot read
     ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
     ├── HttpFailure                  exit 1   a request that got no usable answer, by kind; never its URL
     ├── PatchError                   exit 1   a patch that is damaged or does not fit
