@@ -57,6 +57,7 @@ class LogWatch:
         logs.anew, logs.ids = frozenset(), found
         homes = [found[sync.topics.changelog] for sync in app.syncs.values() if found.get(sync.topics.changelog)]
         self._homes, logs.home = frozenset(homes), homes[0] if homes else b""
+        logs.copied = {sync.topics.source: sync.topics.rekey for sync in app.syncs.values() if sync.topics.rekey}
         inputs = {sync.topics.input for sync in app.syncs.values()}
         anew = set()
         for tp in assignment:
@@ -65,6 +66,8 @@ class LogWatch:
             if self._judge(tuple(tp), b"") is Source.ANEW:
                 anew.add(tuple(tp))
                 self._tell(tuple(tp))
+            elif self._lacks_copies(tuple(tp)):
+                anew.add(tuple(tp))
         logs.anew = frozenset(anew)
         for sync in app.syncs.values():
             if not sync.has_states:
@@ -79,6 +82,14 @@ class LogWatch:
                 if is_other(beside.source, ids[0]) and is_other(beside.changelog, ids[1]):
                     raise self._undecided((topics.input, partition), "and so is its changelog, as on another cluster")
                 self._check_changelog(sync, partition, beside, has_record=False)
+
+    def _lacks_copies(self, where: Where) -> bool:
+        """Whether records were copied to a log that is gone, with those that nobody had read: all are copied again, and
+        what was taken of them is dropped.
+        """
+        logs = self._app.consumer.logs
+        _, beside = self._committed(where)
+        return beside is not None and is_other(beside.copies, logs.ids.get(logs.copied.get(where[0], ""), b""))
 
     def settle(self, sync: Sync, keep_going: Callable[[], bool]) -> None:
         """After a restore: what each partition's input means for its rows. Errors as with `look`."""
@@ -256,12 +267,14 @@ class LogWatch:
                 await self._app.crash(self._undecided((topics.input, 0), 'and on_replaced = "stop"'))
                 return
         consumer, transport = self._app.consumer, self._app.transport
-        moved = [tp for tp in consumer.assignment() if tp.topic in replaced and tp.topic not in tables]
+        copied = {topic for topic, copies in consumer.logs.copied.items() if copies in replaced}
+        moved = [tp for tp in consumer.assignment() if tp.topic in replaced | copied and tp.topic not in tables]
         try:
             starts = await asyncio.to_thread(lambda: {tp: transport.log_start(*tp) for tp in moved})
         except TransportError:
             return  # not ready yet: the next look finds it again
         log.warning("log replaced: %s made anew while the worker ran", ", ".join(sorted(replaced)))
         for tp in moved:
-            self._tell(tuple(tp))
+            if tp.topic in replaced:
+                self._tell(tuple(tp))
         await consumer.begin_over(starts, found)

@@ -7,7 +7,7 @@ the offset, and whoever goes on from there compares first. Decides only; asks no
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +20,7 @@ PARTIAL = "partial"
 REPLACED = "replaced"
 MOVED = "moved"
 HOME = "home="
+COPIES = "copies="
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Kept:
     """Whether a command committed it, from outside: the group may have been made anew for it."""
     home: bytes = b""
     """Of a changelog of the application, where this partition has none: a mirror of the offset lacks that log."""
+    copies: bytes = b""
+    """Of the topic that everything below the offset was copied to under its entity keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,14 @@ def offset_metadata(
     replaced: bool = False,
     moved: bool = False,
     home: bytes = b"",
+    copies: bytes = b"",
 ) -> str:
     """What is committed beside an offset: some 100 bytes, where brokers take 4,096."""
     fields = [MARK, source_id.hex(), changelog_id.hex(), str(begin), str(end), str(last_epoch)]
-    flags = {PARTIAL: partial, REPLACED: replaced, MOVED: moved, f"{HOME}{home.hex()}": bool(home)}
-    return ";".join([*fields, *(flag for flag, is_set in flags.items() if is_set)])
+    flags = {PARTIAL: partial, REPLACED: replaced, MOVED: moved}
+    named = {HOME: home, COPIES: copies}
+    fields += [flag for flag, is_set in flags.items() if is_set]
+    return ";".join([*fields, *(f"{name}{log.hex()}" for name, log in named.items() if log)])
 
 
 def kept(metadata: str) -> Kept | None:
@@ -97,11 +103,15 @@ def kept(metadata: str) -> Kept | None:
     try:
         source, changelog = bytes.fromhex(fields[0]), bytes.fromhex(fields[1])
         begin, end, epoch = (int(field) for field in fields[2:5])
-        home = next((bytes.fromhex(field[len(HOME) :]) for field in fields[5:] if field.startswith(HOME)), b"")
+        home, copies = (_named(name, fields[5:]) for name in (HOME, COPIES))
     except ValueError:
         return None
     partial, replaced, moved = (flag in fields[5:] for flag in (PARTIAL, REPLACED, MOVED))
-    return Kept(source, changelog, begin, end, epoch, partial, replaced, moved, home)
+    return Kept(source, changelog, begin, end, epoch, partial, replaced, moved, home, copies)
+
+
+def _named(name: str, fields: Iterable[str]) -> bytes:
+    return next((bytes.fromhex(field.removeprefix(name)) for field in fields if field.startswith(name)), b"")
 
 
 def is_other(kept_id: bytes, found_id: bytes) -> bool:

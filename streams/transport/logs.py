@@ -25,6 +25,8 @@ class Logs:
         """Where the committed offset is of another log: reading begins at the beginning."""
         self.home = b""
         """See `identity.Kept.home`."""
+        self.copied: Mapping[str, str] = {}
+        """To which topic the records of another are copied whole, by the latter."""
         self._speakers: Mapping[Where, Callable[[], str]] = {}
         self._doubt = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,7 +44,8 @@ class Logs:
         speaker = self._speakers.get((topic, partition))
         if speaker is not None:
             return speaker()
-        return offset_metadata(self.ids.get(topic, b""), home=self.home)
+        copies = self.ids.get(self.copied.get(topic, ""), b"")
+        return offset_metadata(self.ids.get(topic, b""), home=self.home, copies=copies)
 
     async def doubted(self, timeout_s: float) -> None:
         """Returns when somebody has reason to doubt that a log is what it was, or after this time."""

@@ -145,3 +145,41 @@ async def test_a_table_whose_changelog_is_made_anew_under_a_worker_does_not_end_
         await site.until(lambda: app.consumer.logs.ids.get(changelog, left) != left, worker)
         await site.send(states(2))
         await site.until(lambda: sync.counts["events"] == 2 * DEVICES, worker)
+
+
+async def test_copies_that_went_with_their_topic_are_made_again(site: Site) -> None:
+    """Events whose copies nobody had read are in the source alone, once the copies are deleted."""
+    await site.create(partitions=2)
+    app = await work(site, states(1), states(2), partitioning="repartition")
+    topics = app.syncs[site.source].topics
+    await site.send(states(3))
+    done = [
+        (place.partition, place.bounds.end, offset_metadata(place.beside.source, copies=place.beside.copies))
+        for place in await asyncio.to_thread(places, site)
+        if place.beside is not None
+    ]
+    await asyncio.to_thread(groups.move, chosen(site), site.source, done)
+    await remake(site, topics.rekey)
+
+    app = site.app()
+    sync = app.sync(site.source, DeviceState, partitioning="repartition")
+    async with site.running(app) as worker:
+        await site.until(lambda: sync.counts["events"] == 3 * DEVICES, worker)
+    assert (2 * DEVICES, DEVICES) == (sync.counts["dropped.origin"], sync.counts["patches"])
+    assert expected(3) == await site.held()
+
+
+async def test_copies_that_went_under_a_worker_are_made_again(site: Site) -> None:
+    """It begins over with the source as well."""
+    await site.create(partitions=2)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState, partitioning="repartition")
+    async with site.running(app) as worker:
+        await site.send(states(1))
+        await site.until(lambda: sync.counts["events"] == DEVICES, worker)
+        await remake(site, sync.topics.rekey)
+        app.consumer.logs.doubt()
+        await site.until(lambda: sync.counts["dropped.origin"] == DEVICES, worker)
+        await site.send(states(2))
+        await site.until(lambda: sync.counts["events"] == 3 * DEVICES, worker)
+    assert expected(2) == await site.held()
