@@ -24,7 +24,11 @@ def others(settings: Settings, syncs: Iterable[SyncTopics]) -> dict[str, list[st
     for topics in syncs:
         if topics.output not in there:
             continue
-        apps = {each.app for each in claims.of(topics.output, log_id(settings, topics.output))}
+        living = claims.of(topics.output, log_id(settings, topics.output))
+        apps = {each.app for each in living}
+        if living and living[0].claim.epoch and living[0].app == settings.app.id:
+            found[topics.output] = sorted(apps - {settings.app.id})
+            continue  # taken over by command: whose changelog still stands there has written, and was stopped
         for app, changelog in rivals(there, topics.source, topics.changelog, topics.output, claims).items():
             if any(reading.ends(settings, changelog)[changelog].values()):
                 apps.add(app)

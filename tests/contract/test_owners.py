@@ -7,10 +7,12 @@ import asyncio
 import pytest
 
 from streams.app import App
-from streams.cli import run
+from streams.cli import run, writers
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.errors import SettingsError
 from streams.ownership.claims import Claims, claim_key, packed
+from streams.settings import read
+from streams.sync.topics import SyncTopics
 from streams.v1.owner_pb2 import Claim
 from streams.v1.patch_pb2 import Patch
 from tests.contract.site import Site
@@ -159,6 +161,9 @@ async def test_an_output_is_taken_over_by_command(site: Site) -> None:
         await _serve(_app(site))
 
     assert [0, 0, 0] == codes
+    chosen = read(flags={"app.id": f"second-{site.source}", "app.broker": site.url})
+    topics = SyncTopics.of(chosen.app.id, site.source, "")
+    assert {site.patches: []} == await asyncio.to_thread(writers.others, chosen, [topics]), "the former owner is out"
     patches = [Patch.FromString(record.value or b"") for record in await site.read(site.patches)]
     assert [1, 1, 2] == [patch.revision for patch in patches]
     assert patches[0].epoch < patches[1].epoch == patches[2].epoch
