@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from streams._native import PARTITION_KEY, Records, decode_patch
-from streams.errors import LogReplacedError, StateError, TransportError
+from streams.errors import LogReplacedError, SettingsError, StateError, TransportError
 from streams.state.stores import Identity
 from streams.state.table import PartitionState
 from streams.sync.agent import Sync
+from streams.sync.topics import check_counts
 from streams.transport.identity import Bounds, Kept, Source, changelog_fault, is_other, judge_source
 from streams.transport.logs import Where
 
@@ -267,6 +268,17 @@ class LogWatch:
                 await self._app.crash(self._undecided((topics.input, 0), 'and on_replaced = "stop"'))
                 return
         consumer, transport = self._app.consumer, self._app.transport
+        synced = [sync.topics for sync in self._app.syncs.values() if sync.topics.source in replaced]
+        try:
+            counts = await asyncio.to_thread(transport.log_counts, [name for each in synced for name in each.names])
+            for topics in synced:
+                if topics.source in counts:
+                    check_counts(topics, counts)
+        except SettingsError as error:
+            await self._app.crash(error)  # before a key meets the state of others on another partition
+            return
+        except TransportError:
+            return  # as below
         copied = {topic for topic, copies in consumer.logs.copied.items() if copies in replaced}
         moved = [tp for tp in consumer.assignment() if tp.topic in replaced | copied and tp.topic not in tables]
         try:

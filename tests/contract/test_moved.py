@@ -8,9 +8,10 @@ import asyncio
 
 import pytest
 
+from streams import declaring
 from streams.cli import groups
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.errors import StateError
+from streams.errors import SettingsError, StateError
 from streams.transport.identity import offset_metadata
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
@@ -183,3 +184,27 @@ async def test_copies_that_went_under_a_worker_are_made_again(site: Site) -> Non
         await site.send(states(2))
         await site.until(lambda: sync.counts["events"] == 3 * DEVICES, worker)
     assert expected(2) == await site.held()
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_a_source_made_anew_with_other_partitions_is_not_begun(
+    site: Site, partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its keys lie elsewhere now. Found: the worker took its events in for some seconds before it ended in words."""
+    await site.create(partitions=2)
+    monkeypatch.setattr(declaring, "LOOK_PAUSE_S", 3_600.0)  # whoever compares ids does not wait for it
+    app = site.app()
+    sync = app.sync(site.source, DeviceState)
+
+    async def remade() -> None:
+        async with site.running(app) as worker:
+            await site.send(states(1))
+            await site.records(site.patches, DEVICES, worker)
+            await remake(site, site.source, partitions=partitions)
+            await site.send(states(2, devices=1))
+            app.consumer.logs.doubt()
+            await asyncio.wait_for(worker, 60)
+
+    with pytest.raises(SettingsError, match=f"expected {partitions}, as {site.source} has"):
+        await remade()
+    assert sync.counts["events"] == len(await site.read(site.patches)) == DEVICES
