@@ -223,6 +223,6 @@ def too_late(topic: str, timeout_ms: int, *, is_assigned: bool) -> TimeoutError:
     if is_assigned:
         return TimeoutError(f"{topic}: its end was not reached within {timeout_ms} ms")
     return TimeoutError(
-        f"{topic}: no partition came to this receiver within {timeout_ms} ms; the group may have as many members as the "
-        "topic has partitions, or one that died may still hold them for its session"
+        f"{topic}: no partition came to this receiver within {timeout_ms} ms; the group may have as many members as "
+        "the topic has partitions, or one that died may still hold them for its session"
     )
