@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from google.protobuf.message import Message
 
 from streams._native import Records
 from streams.cli import reading
@@ -28,7 +31,7 @@ from streams.dead_letters.replay import (
     mark,
     parcels,
 )
-from streams.errors import InputError, RecordTooLargeError, TransportError
+from streams.errors import InputError, RecordTooLargeError, SchemaError, TransportError
 from streams.kernel.messages import load_message
 from streams.options import Settings, SyncSettings
 from streams.sync.topics import SyncTopics
@@ -189,8 +192,15 @@ def _judge(settings: Settings, sync: SyncSettings, topics: SyncTopics, ends: dic
         return None
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    kind = load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None)
-    return Judge(settings, sync, topics, kind, ends)
+    for other in settings.sync:
+        with suppress(SchemaError):  # its files are where its worker runs
+            _kind(other)
+    return Judge(settings, sync, topics, _kind(sync), ends)
+
+
+def _kind(sync: SyncSettings) -> type[Message]:
+    """A sync's message. A worker knows those of all its syncs, and tells by them what is of another type."""
+    return load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None)
 
 
 class Sender:

@@ -31,6 +31,7 @@ from streams.sync.agent import make_job
 from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
 from streams.v1.resync_pb2 import Resync
+from tests.protos import compile_set
 
 NOW_MS = time.time_ns() // 1_000_000  # a broker removes what is older than its retention, also in a test
 HOUR_MS = 3_600_000
@@ -312,6 +313,19 @@ def test_what_would_die_again_stays(local: Shop, capsys: pytest.CaptureFixture[s
         line[3].split(", ")[1].partition(": ")[0] for line in lines(capsys)
     ]
     assert 1 == len(local.read(local.source))
+
+
+def test_what_is_another_syncs_type_dies_again(local: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    """The forecast knows the messages that a worker has loaded; a sync whose files are elsewhere hinders none."""
+    local.events(("d-1", 0.1, True))
+    descriptors = compile_set(local.folder / "more.binpb", "several_more.proto")
+    with local.config.open("a") as config:
+        for source, path in (("orders", descriptors), ("elsewhere", local.folder / "nothing")):
+            config.write(f'\n[[sync]]\nsource = "{source}"\nmessage = "acme.more.Order"\ndescriptors = "{path}"\n')
+    local.letters(letter(local, value=DeviceState().SerializeToString(), headers=(("ce_type", b"acme.more.Order"),)))
+
+    assert 0 == local.dlq("list")
+    assert "dies:wrong-type" in lines(capsys)[-1][3]
 
 
 def test_what_died_before_its_key_was_known_has_no_order(local: Shop, capsys: pytest.CaptureFixture[str]) -> None:
