@@ -6,6 +6,7 @@ Results go to standard output, everything else to standard error. Colour is off 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
@@ -120,6 +121,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write, at exit
+            return _failed("standard output: no space left, what was printed is not complete", EXIT_FAILED)
         if not _is_kafka_error(error):
             raise
         return _failed(f"Kafka: {error}", EXIT_FAILED)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -88,14 +89,26 @@ def command(
         raise SettingsError(*missing)
     kind_of_message = load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None)
     started_s = time.monotonic()
-    with click.open_file(file, "rb") as stream:
-        found = rows.messages(cast(IO[bytes], stream), str(kind), kind_of_message)
+    with _opened(file) as stream:
+        found = rows.messages(stream, str(kind), kind_of_message)
         events = _events(found, str(key), sequence)
         count = asyncio.run(
             _send(settings, topic, events, source, Framing(cast(Format, format_), schema_id), partitions)
         )
     seconds = time.monotonic() - started_s
     click.echo(f"{count} events sent to {topic} in {seconds:.1f} s", err=True)
+
+
+def _opened(file: str) -> AbstractContextManager[IO[bytes]]:
+    """The file, or standard input. SettingsError: it cannot be read."""
+    try:
+        return cast(AbstractContextManager[IO[bytes]], click.open_file(file, "rb"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no path"
+        shown = "a URL" if "://" in file else file
+        raise SettingsError(
+            Finding("FILE", f"{shown} ({why})", "a file that can be read, or - for the input")
+        ) from None
 
 
 def _completed(

@@ -110,7 +110,7 @@ def get(
                 value = records.value(index)
                 found = None if value is None else (partition, value)
     if found is None:
-        raise StateError(f"{topic}: no row of key {key}; expected one that an event of {source} has made", table=source)
+        raise StateError(f"{topic}: no row of this key; expected one that an event of {source} has made", table=source)
     click.echo(json.dumps(_shown(source, key, *found, _message_class(_sync_of(settings, source), False)), indent=2))
 
 
@@ -213,9 +213,9 @@ def reset_sequence(
     wanted = _key(key, is_hex)
     places = [place for place in reading.latest(settings, _topics(settings, source).changelog) if place[1] == wanted]
     if not places:
-        raise StateError(f"{source}: no row of key {key}; nothing to reset", table=source)
+        raise StateError(f"{source}: no row of this key; nothing to reset", table=source)
     _ask(settings, source, places, [("reset-sequence", b"")], per_second=PARCEL_RECORDS)
-    click.echo(f"reset of {key} asked for on {source}.resync", err=True)
+    click.echo(f"reset asked for on {source}.resync", err=True)
 
 
 def _ask(

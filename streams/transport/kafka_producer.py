@@ -10,7 +10,7 @@ from faust.exceptions import ProducerSendError
 from faust.transport.drivers import aiokafka as driver
 from typing_extensions import override
 
-from streams.errors import RecordTooLargeError
+from streams.errors import RecordTooLargeError, TransportError
 from streams.transport.chunk import record_bytes
 from streams.transport.joining import header_list, join_chunk
 from streams.transport.known import KnownTopics
@@ -30,6 +30,18 @@ class Producer(driver.Producer):
         super().__init__(*args, **kwargs)
         self._topics = KnownTopics(bootstrap(self.transport))
         self._record_bytes_max: int = self.app.conf.producer_max_request_size
+
+    @override
+    async def on_start(self) -> None:
+        try:
+            await super().on_start()
+        except ProtocolError as error:  # of all clients this one is started first
+            raise TransportError(
+                f"{bootstrap(self.transport)} cannot be reached or refuses the login ({type(error).__name__}); check "
+                "app.broker, the network and [security], and that the broker runs; a supervisor may start the worker "
+                "again until it does",
+                retriable=True,
+            ) from None
 
     @override
     async def send(

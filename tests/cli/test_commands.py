@@ -185,3 +185,37 @@ def test_no_argument_that_is_refused_is_repeated(tmp_path: Path, arguments: list
     assert done.returncode in (1, 2)
     assert done.stderr.startswith("error: ")
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_worker_without_its_broker_ends_with_one_sentence(tmp_path: Path) -> None:
+    """Sixty lines of a client's insides stood there; the address, and what to look at, in none of them."""
+    done = streams("worker", "-A", "app:app", "--broker", "kafka://127.0.0.1:1", cwd=_with_app(tmp_path))
+
+    assert done.returncode == 1
+    (told,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "127.0.0.1:1 cannot be reached" in told
+    assert "Traceback" not in done.stderr
+
+
+def _with_app(folder: Path) -> Path:
+    (folder / "app.py").write_text('from streams import App\napp = App("alone")\n')
+    return folder
+
+
+def test_an_input_that_cannot_be_read_and_an_output_that_is_full(tmp_path: Path) -> None:
+    """A file that is not there, a directory: one sentence. A disk that is full is no success."""
+    flags = ["--input", "json", "--key", "device_id", "--message", "streams.demo.v1.DeviceState",
+             "--module", "streams.demo.v1.device_pb2", "--broker", f"embedded://{tmp_path}/log"]  # fmt: skip
+    for file, why in (
+        ("none.jsonl", "No such file"),
+        (".", "Is a directory"),
+        ("http://u:x@h/y", "got a URL (No such"),
+    ):
+        done = streams("produce", "t", file, *flags, cwd=tmp_path)
+        assert (2, True) == (done.returncode, why in done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+    with Path("/dev/full").open("wb") as full:
+        done_full = subprocess.run(
+            [sys.executable, "-m", "streams.cli", "settings"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (1, b"error: standard output") == (done_full.returncode, done_full.stderr[:22])

@@ -163,7 +163,7 @@ def test_get_of_an_unknown_key_fails(left: Left, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr().err
 
     assert [1, 1] == codes
-    assert f"{left.topics.changelog}: no row of key d-9" in told
+    assert f"{left.topics.changelog}: no row of this key" in told
     assert "fleet-nothing-changelog" in told
 
 
