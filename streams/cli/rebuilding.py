@@ -59,7 +59,8 @@ def _anew(settings: Settings, topics: SyncTopics, *, partial: bool) -> list[Step
 
     Copies that were not read yet go: all are made once more, and one from further on would make them look old.
     """
-    rows = reading.latest(settings, topics.changelog)
+    # A changelog that was deleted is made by the next worker, and right as it is then.
+    rows = reading.latest(settings, topics.changelog) if groups.places(settings, topics.changelog) else {}
     made = []
     for topic, is_source in ((topics.source, True), (topics.rekey, False)):
         if groups.places(settings, topic):
