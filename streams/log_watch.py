@@ -131,6 +131,8 @@ class LogWatch:
             raise self._undecided(where, 'and on_replaced = "stop"')
         if beside is not None and beside.partial:
             state.table.set_partial()
+        if beside is not None:
+            state.table.raise_epoch(beside.epoch)  # a changelog of an older release does not say it
         # Whoever commits from outside, a person's tool or a command, may have made the group anew.
         is_group_new = offset is None or beside is None or beside.moved
         answer = state.assigned(self._generation(), is_group_new=is_group_new, is_replaced=is_replaced)

@@ -209,3 +209,21 @@ async def test_a_source_made_anew_with_other_partitions_is_not_begun(
     with pytest.raises(SettingsError, match=f"expected {partitions}, as {site.source} has"):
         await remade()
     assert sync.counts["events"] == len(await site.read(site.patches)) == DEVICES
+
+
+async def test_the_epoch_beside_an_offset_is_passed(site: Site) -> None:
+    """The one place that knows the last epoch over a changelog of an older release: an answer about an unknown key may
+    have had it, and what is created after a restart would be below.
+    """
+    await site.create(partitions=1)
+    await work(site, states(1, devices=1))
+    ((_, _, offset, beside),) = await asyncio.to_thread(places, site)
+    assert beside is not None
+    assert offset is not None
+    ahead = beside.epoch + 3_600_000
+    logs = beside.source, beside.changelog, beside.begin, beside.end
+    await asyncio.to_thread(groups.move, chosen(site), site.source, [(0, offset, offset_metadata(*logs, ahead))])
+    await work(site, states(1, devices=2))
+
+    epochs = [Patch.FromString(record.value or b"").epoch for record in await site.read(site.patches)]
+    assert ahead in range(epochs[0], epochs[1])
