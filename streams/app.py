@@ -12,6 +12,7 @@ from typing import Any
 
 import faust
 from faust.types import TP
+from faust.web.base import BlueprintManager
 from google.protobuf.message import Message
 from typing_extensions import override
 
@@ -366,6 +367,12 @@ class App(faust.App):
     @override
     def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> Any:
         return EventQueue(maxsize or 0, flow_control=self.flow_control, clear_on_resume=clear_on_resume)
+
+    @override
+    def _new_web(self) -> Any:
+        made: Any = super()._new_web()
+        made.blueprints = BlueprintManager()  # Faust's: its page at / says OK whatever happens
+        return made
 
     @cached_property
     @override

@@ -72,7 +72,7 @@ def test_the_web_port_shows_no_state_and_refuses_other_hosts(tmp_path: Path) -> 
 
         assert 200 == get("/readyz", f"127.0.0.1:{worker.port}")[0]
         assert 200 == get("/metrics", "localhost")[0]
-        for path in ("/table/", "/table/counts/", "/table/counts/k/", "/router/", "/router/counts/k/", "/graph/",
+        for path in ("/", "/table/", "/table/counts/", "/table/counts/k/", "/router/", "/router/counts/k/", "/graph/",
                      "/stats/", "/assignment/", "/performance/"):  # fmt: skip
             assert 404 == get(path, "localhost")[0], path
         refused = get("/circuits", "evil.example")
