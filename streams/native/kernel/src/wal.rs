@@ -131,7 +131,9 @@ mod tests {
                 let mut flipped = whole.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 let at = (bit / 8).checked_sub(HEADER).map_or(0, |byte| HEADER + byte / FRAME * FRAME);
-                assert_eq!(Some(at), damage(&flipped, in_order), "bit {bit}");
+                // With other salts it looks like a frame that was never written over, of the transaction after it.
+                let is_told = in_order || !(HEADER + 3 * FRAME + 8..HEADER + 3 * FRAME + 16).contains(&(bit / 8));
+                assert_eq!(is_told.then_some(at), damage(&flipped, in_order), "bit {bit}");
             }
         }
     }
