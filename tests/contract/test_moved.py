@@ -16,7 +16,7 @@ from streams.transport.identity import offset_metadata
 from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site
-from tests.contract.test_replaced import DEVICES, chosen, expected, fails, places, remake, states, streams, work
+from tests.contract.test_replaced import BOTH, DEVICES, chosen, expected, fails, places, remake, states, streams, work
 
 KAFKA = [pytest.param("kafka", marks=pytest.mark.kafka)]
 
@@ -47,6 +47,7 @@ async def test_what_a_worker_committed_before_it_saw_the_new_log_counts_in_the_o
     assert expected(6) == await site.held()
 
 
+@pytest.mark.parametrize("site", BOTH, indirect=True)
 @pytest.mark.parametrize("how", ["lost", "absent", "unread copies"])
 async def test_a_repartitioned_source_is_rebuilt(site: Site, how: str) -> None:
     """Found: a worker refused its lost changelog after the rebuild as before; and copies that nobody had read yet made
@@ -187,6 +188,7 @@ async def test_copies_that_went_under_a_worker_are_made_again(site: Site) -> Non
     assert expected(2) == await site.held()
 
 
+@pytest.mark.parametrize("site", BOTH, indirect=True)
 @pytest.mark.parametrize("partitions", [1, 3])
 async def test_a_source_made_anew_with_other_partitions_is_not_begun(
     site: Site, partitions: int, monkeypatch: pytest.MonkeyPatch
