@@ -83,9 +83,12 @@ class Consumer(ChunkConsumer, driver.Consumer):
         """See `ConsumerThread.remember_committed`."""
         return await self._thread.remember_committed(tps)
 
+    reads_nothing = False
+    """No topic of it is read, yet: it has timers and pages alone."""
+
     def is_member(self) -> bool:
-        """See `ConsumerThread.is_member`."""
-        return self._thread.is_member()
+        """See `ConsumerThread.is_member`; a worker that reads nothing needs no group."""
+        return self.reads_nothing or self._thread.is_member()
 
     @override
     async def on_start(self) -> None:
@@ -110,7 +113,15 @@ class Consumer(ChunkConsumer, driver.Consumer):
     async def subscribe(self, topics: Iterable[str]) -> None:
         wanted = set(topics)
         await self.transport.wait_for_topics(wanted, lambda: bool(self.should_stop))
-        await super().subscribe(wanted)
+        self.reads_nothing = not wanted
+        if wanted:
+            await super().subscribe(wanted)
+        else:  # timers and pages alone: aiokafka refuses that, and there is no group to wait for
+            self.add_future(self._begin_without_topics())
+
+    async def _begin_without_topics(self) -> None:
+        self.app.on_rebalance_start()
+        await self.on_partitions_assigned(set(), 0)
 
     @override
     def stop_flow(self) -> None:
