@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.contract.site import Site, history
+from tests.faults.embedded_agents import is_bad
 from tests.faults.run import cases
 
 pytestmark = pytest.mark.faults
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS_PER_KILL = 600
+RECORDS_PER_KILL = 60
 END_TIMEOUT_S = 120
 
 
@@ -74,3 +76,33 @@ def test_killed_at_a_chosen_point(tmp_path: Path, seed: int, state: str, at: str
     with load.start(at=at) as process:
         assert process.wait(END_TIMEOUT_S) == -9
     load.finish()
+
+
+def test_killed_amid_the_retries_of_an_agent(tmp_path: Path, seed: int, kills: int) -> None:
+    """What an agent sent in a try that failed, and a kill in the middle of it, costs nobody a record and doubles none:
+    each bad record is one letter of the agent that raises, everything else comes out once and in order.
+    """
+    chance = random.Random(seed)
+    site, count = Site(f"embedded://{tmp_path}/log", tmp_path), RECORDS_PER_KILL * (kills + 1)
+    command = [sys.executable, "-m", "tests.faults.embedded_agents", str(tmp_path), site.source, str(count)]
+    for number in range(kills + 1):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            if number == kills:
+                assert "DONE" in process.communicate(timeout=END_TIMEOUT_S)[0]
+                break
+            assert process.stdout.readline() == "READY\n"
+            moment_s = chance.uniform(0.0, 0.8)
+            print(f"kill {number + 1}: {moment_s:.3f} s after READY")
+            time.sleep(moment_s)
+            process.kill()
+
+    def came(topic: str) -> list[int]:
+        return [int(one.value or b"") for one in asyncio.run(site.read(topic))]
+
+    numbers = [number for parity in range(2) for number in range(count) if number % 2 == parity]
+    assert numbers == came(f"{site.source}.good")
+    assert [number for number in numbers if not is_bad(number)] == came(f"{site.source}.bad")
+    letters = asyncio.run(site.read(f"{site.source}.dlq"))
+    assert {b"agent-raised"} == {letter.headers["dlq-reason"] for letter in letters}
+    assert [number for number in numbers if is_bad(number)] == sorted(int(letter.value or b"") for letter in letters)
