@@ -68,6 +68,10 @@ LOG_FILE_BYTES_MAX = 1 << 20
 """RocksDB's own text log: enough to see why it stalled, never a disk full of it."""
 LIST_BATCH = 10_000
 """Entries written at once where the list of tombstones is made anew: a megabyte or two."""
+MANIFEST_BLOCK_BYTES, MANIFEST_HEADER_BYTES = 32 << 10, 7
+"""It consists of blocks of records; before each are checksum, length (two bytes) and type, none lies across blocks."""
+MANIFEST_NEVER = range(5, 9)
+"""Types of records in a log file that is used again, which a list of files never is."""
 MANIFEST_BYTES_MAX = 4 << 20
 """The list of files is rewritten at this size; its default of 1 GiB slows down the next start."""
 
@@ -113,6 +117,8 @@ class Store:
         self.path = Path(path)
         with self._named_errors():
             self.path.mkdir(parents=True, exist_ok=True)
+            if any(map(_is_endless, self.path.glob("MANIFEST-*"))):
+                raise self._error("is damaged (its manifest has a record of another kind of file)")
             self._db = Rdict(str(self.path), _options(memory or Memory()))
         try:
             self._check_format()
@@ -303,6 +309,22 @@ class Store:
             f"state store {self.path} {what}; stop the worker and run `streams state rebuild`: it makes the store anew "
             "from the changelog"
         )
+
+
+def _is_endless(manifest: Path) -> bool:
+    """Whether a list of files has a record of a type that only a reused log has. RocksDB 9.8 reads such a one for ever,
+    and holds the interpreter's lock meanwhile: neither a signal nor the limit on progress would end the process.
+    """
+    raw, at = (manifest.read_bytes() if manifest.is_file() else b""), 0
+    while at + MANIFEST_HEADER_BYTES <= len(raw):
+        left = MANIFEST_BLOCK_BYTES - at % MANIFEST_BLOCK_BYTES
+        if left < MANIFEST_HEADER_BYTES:
+            at += left
+            continue
+        if raw[at + 6] in MANIFEST_NEVER:
+            return True
+        at += MANIFEST_HEADER_BYTES + int.from_bytes(raw[at + 4 : at + 6], "little")
+    return False
 
 
 def _entry(deleted_at_ms: int, key: bytes) -> bytes:

@@ -132,7 +132,15 @@ def filled(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@pytest.mark.parametrize("damage", [truncate_manifest, remove_tables, overwrite_current, forget_format])
+def flip_manifest(path: Path) -> None:
+    """The type of its first record, 1 or 2, becomes that of a reused log: RocksDB would read it for ever."""
+    (manifest,) = path.glob("MANIFEST-*")
+    raw = bytearray(manifest.read_bytes())
+    raw[6] ^= 4
+    manifest.write_bytes(raw)
+
+
+@pytest.mark.parametrize("damage", [truncate_manifest, flip_manifest, remove_tables, overwrite_current, forget_format])
 def test_damage_names_path_and_cure(filled: Path, damage: Callable[[Path], None]) -> None:
     """A directory that cannot be trusted is refused at start with its path and the command that mends it."""
     damage(filled)
