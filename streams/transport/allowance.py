@@ -1,8 +1,9 @@
 """How much one transaction may hold, by what became of those before, and when a failed one is tried again. Pure.
 
-A transaction that fails for its size, or runs out of time above 16 MB, is halved: the next ones are gathered to half,
-until some have succeeded; then more is tried. Halving ends at one record: what its transaction is refused for is this
-record's own. Every other failure is a reason to wait, not to give anything up: an outage makes no dead letters.
+A transaction that runs out of time above 16 MB is halved: the next ones are gathered to half, until some have
+succeeded; then more is tried. One that fails for the size of a record is cut in eight: that ends at one record, and
+what its transaction is refused for is this record's own. Every other failure is a reason to wait, not to give anything
+up: an outage makes no dead letters.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal, NamedTuple
 
 __all__ = [
     "PRODUCE_ROOM_BYTES",
+    "TOO_LARGE",
     "Allowance",
     "Fault",
     "after_failure",
@@ -25,6 +27,9 @@ Fault = Literal["size", "time", "other"]
 PRODUCE_ROOM_BYTES = 128 * 1024
 """What is sent may be larger than what was read: headers of dead letters, the row around a state. The topics' own
 limits are the real ones; this one only keeps the clients' defaults of 1 MB out of the way."""
+REFUSED_PARTS = 8
+"""A failure costs seconds (state is restored), a success next to nothing: five failures lead from 8,000 records to the
+one that is too large, halving would take thirteen."""
 HALVED_ABOVE_BYTES = 16 << 20
 """Below it a broker that cannot take a transaction in time is slow or away, and half of it would not help."""
 TIMES_IN_A_TRANSACTION = 3
@@ -71,11 +76,11 @@ def fault_of(code: str, *, size: int, took_s: float, timeout_s: float) -> Fault:
 def after_failure(now: Allowance, fault: Fault, *, records: int, size: int) -> Allowance:
     """The allowance after a transaction of so many records and bytes has failed.
 
-    Of one that a topic refuses a record of, the records are halved: down to the one that is too large. Of one that ran
-    out of time the bytes.
+    Of one that a topic refuses a record of, an eighth of the records: down to the one that is too large. Of one that
+    ran out of time, half of the bytes.
     """
     if fault == "size":
-        return Allowance(max(1, records // 2), now.bytes)
+        return Allowance(max(1, records // REFUSED_PARTS), now.bytes)
     if fault == "time":
         return Allowance(now.records, max(1, min(now.bytes, size) // 2))
     return Allowance(now.records, now.bytes)

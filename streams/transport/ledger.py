@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from streams._native import KafkaError, KafkaProducer
-from streams.errors import TransportError
+from streams._native import KafkaAdmin, KafkaError, KafkaProducer
+from streams.errors import StreamsError, TransportError
+from streams.transport.allowance import TOO_LARGE
 from streams.transport.clients import NativeClients
 from streams.transport.pipeline import Unit
 
@@ -25,6 +26,11 @@ FLUSH_ROOM_MS = 1_000
 """A transaction is aborted by the broker at its own timeout: longer than that its records are not waited for."""
 END_TIMEOUT_MS = 30_000
 """For one attempt to send offsets or to end a transaction."""
+LOOK_TIMEOUT_MS = 5_000
+BATCH_BYTES = 500_000
+"""The broker checks one batch while the next is compressed; more is no smaller."""
+BATCH_SHARE = 90
+"""Per cent of its topic's limit that a batch has before compression; the rest is for what its format adds."""
 COMMIT_ATTEMPTS = 3
 """A commit whose outcome is unknown is asked for again so often before everything is rebuilt."""
 
@@ -64,7 +70,6 @@ class KafkaLedger:
             **config,
             "enable.idempotence": "true",
             "linger.ms": "1",  # a unit's records come at once: longer only delays the first batch's compression
-            "batch.size": "500000",  # the broker checks one batch while the next is compressed; more is no smaller
             "compression.type": "zstd",
             "compression.level": "1",  # a third less CPU than 3; patches of devices 1 % smaller, of flights 8 % larger
             "partitioner": "murmur2_random",  # the Java client's; librdkafka's own default is CRC32
@@ -84,6 +89,8 @@ class KafkaLedger:
         self._clients = clients
         self._beside = beside
         self._producer: KafkaProducer | None = None
+        self._batch_bytes = BATCH_BYTES
+        self._refusing: set[str] = set()  # topics that refused a batch, and may take no usual one
         self.seconds: dict[str, float] = {"changelog": 0.0, "produce": 0.0, "flush": 0.0, "commit": 0.0, "fold": 0.0}
         """Time spent per step since the start; the benchmark's split."""
         self.transactions = 0
@@ -91,13 +98,29 @@ class KafkaLedger:
     def renew(self) -> None:
         """A fresh producer: what a predecessor with this transactional id left open is aborted, itself fenced."""
         self.close()
+        self._fit_batches()
+        config = {**self._config, "batch.size": str(self._batch_bytes)}
         try:
-            producer = self._clients.open(lambda config: KafkaProducer(config, self._topics), self._config)
+            producer = self._clients.open(lambda config: KafkaProducer(config, self._topics), config)
             if self.exactly_once:
                 producer.init_transactions(END_TIMEOUT_MS)
         except KafkaError as error:
             raise named(error, "transactional producer") from error
         self._producer = producer
+
+    def _fit_batches(self) -> None:
+        """A topic's limit holds for a batch, which may have many records: batches get smaller than that.
+
+        Where this user may not look at the topic, half as large each time, down to single records.
+        """
+        refusing, self._refusing = self._refusing, set()
+        for topic in refusing:
+            try:
+                found = self._clients.open(KafkaAdmin).topic_config(topic, LOOK_TIMEOUT_MS)
+                limit = int(found["max.message.bytes"]) * BATCH_SHARE // 100
+            except (KafkaError, StreamsError, KeyError, ValueError):
+                limit = self._batch_bytes // 2
+            self._batch_bytes = max(1, min(self._batch_bytes, limit))
 
     def close(self) -> None:
         """Lets the producer go; records not acknowledged are lost with their transaction."""
@@ -116,6 +139,8 @@ class KafkaLedger:
             else:
                 self._commit_in_order(self._producer, unit)
         except KafkaError as error:
+            if error.code in TOO_LARGE and error.place is not None:
+                self._refusing.add(error.place[0])
             raise named(error, "transaction" if self.exactly_once else "outputs") from error
         began = time.perf_counter()
         for participant, mark in unit.marks.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from streams._native import KafkaAdmin
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.transport.log import Log
@@ -56,3 +58,44 @@ async def test_a_patch_that_its_topic_refuses_costs_its_event_alone(site: Site) 
     assert {f"d-{number}".encode(): [1] for number in range(13) if number not in (3, 7)} == await site.revisions()
     assert 2 == sync.counts["dead.record-too-large"]
     assert {} == reasons
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
+async def test_the_first_of_a_full_chunk_is_found_soon(site: Site, guarantee: str) -> None:
+    """Found: each of a dozen failures took the time of a whole transaction, for what was refused at once."""
+    await site.create(partitions=1)
+    await asyncio.to_thread(make, site, site.patches, ROOM_BYTES)
+    await site.send(
+        [DeviceState(device_id=f"d-{number}", owner_email="" if number else NOISE) for number in range(2_000)]
+    )
+    app = site.app({"app.guarantee": guarantee})
+    app.sync(site.source, DeviceState)
+    outcomes: list[bool] = []
+    async with site.running(app) as worker:
+        app.consumer.outcomes.append(outcomes.append)
+        await site.records(site.dead_letters, 1, worker)
+        await site.records(site.patches, 1_999, worker)
+
+    assert 1 < outcomes.count(False) <= 8
+    (letter,) = await site.read(site.dead_letters)
+    assert b"0" == letter.headers["dlq-origin-offset"]
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
+async def test_a_topic_that_takes_no_large_batch_takes_its_records(site: Site, guarantee: str) -> None:
+    """A topic's limit holds for a batch. Found: transactions failed again and again, as often as they grew."""
+    await site.create(partitions=1)
+    await asyncio.to_thread(make, site, site.patches, ROOM_BYTES)
+    states = [
+        DeviceState(device_id=f"d-{number}", owner_email=NOISE[number : number + 1_000]) for number in range(2_000)
+    ]
+    await site.send(states)
+    app = site.app({"app.guarantee": guarantee})
+    app.sync(site.source, DeviceState)
+    outcomes: list[bool] = []
+    async with site.running(app) as worker:
+        app.consumer.outcomes.append(outcomes.append)
+        await site.records(site.patches, 2_000, worker)
+
+    assert outcomes.count(False) <= 2
+    assert [] == await site.read(site.dead_letters)

@@ -39,10 +39,10 @@ def test_whose_fault_a_failed_transaction_is(code: str, size: int, took_s: float
     assert fault == fault_of(code, size=size, took_s=took_s, timeout_s=15.0)
 
 
-def test_a_refused_transaction_is_halved_down_to_the_record() -> None:
-    """Sixteen halvings lead from a full transaction to one record; the bytes are not what was refused."""
+def test_a_refused_transaction_is_cut_down_to_the_record() -> None:
+    """Six failures lead from a full transaction to one record; the bytes are not what was refused."""
     now, failed = MOST, MOST.records
-    for _ in range(16):
+    for _ in range(6):
         now = after_failure(now, "size", records=failed, size=MB)
         failed = now.records
 

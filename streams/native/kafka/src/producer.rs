@@ -270,13 +270,15 @@ impl Producer {
         Ok(self.in_flight())
     }
 
-    /// Waits until nothing is in flight; the first delivery that failed since the last flush is the error.
+    /// Waits until nothing is in flight; the first delivery that failed since the last flush is the error, at once: a
+    /// transaction that has failed holds back what is still in flight until it is aborted.
     pub fn flush(&self, timeout_ms: i32) -> Result<(), KafkaError> {
         let deadline = deadline(timeout_ms);
         loop {
             let left = self.flush_step()?;
+            self.take_failed()?;
             if left == 0 {
-                return self.take_failed();
+                return Ok(());
             }
             if Instant::now() > deadline {
                 let mut error = KafkaError::local("_TIMED_OUT", format!("{left} records not acknowledged in time"));
