@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -151,6 +152,7 @@ class BlockingReceiver(Following[M]):
     """
 
     _is_cut_short = False
+    _inside = 0  # the thread that does a step
 
     def __enter__(self) -> Self:
         try:
@@ -227,6 +229,15 @@ class BlockingReceiver(Following[M]):
         self._close()
 
     def _advance(self, timeout_ms: int) -> None:
+        if self._inside not in (0, threading.get_ident()):
+            raise TransportError(f"the receiver of {self._topic} is used by another thread; give each one its own")
+        self._inside = threading.get_ident()
+        try:
+            self._do_step(timeout_ms)
+        finally:
+            self._inside = 0
+
+    def _do_step(self, timeout_ms: int) -> None:
         if self._is_cut_short:
             self._follower.places.rewind()
         # A signal's handler may raise in the middle, mostly where the wait ends: what was fetched is fetched again.

@@ -18,7 +18,7 @@ from streams.errors import Finding, RecordTooLargeError, SettingsError
 from streams.kernel import envelope
 from streams.kernel.messages import descriptor_of
 
-__all__ = ["Encoder", "Event", "Format", "Record", "size_of"]
+__all__ = ["Encoder", "Event", "Format", "Record", "raw_bytes", "size_of"]
 
 Format = Literal["cloudevents", "plain", "confluent"]
 
@@ -94,7 +94,7 @@ class Encoder:
         than `record_bytes_max`; `topic` is for that error.
         """
         _check(topic, event)
-        key = _bytes("event key", event.key)
+        key = raw_bytes("event key", event.key)
         if not key:
             raise ValueError(f"event for {topic}: got an empty key, expected the entity key; it decides the partition")
         data, type_name = _data(event)
@@ -119,7 +119,7 @@ class Encoder:
                     f"event header {name}: it says what a record is, and this one is a CloudEvent of the producer; use "
                     "the event's own arguments, or format plain where all headers are yours"
                 )
-            found.append((name, _bytes(f"event header {name}", text)))
+            found.append((name, raw_bytes(f"event header {name}", text)))
         return found
 
     def _cloudevent(
@@ -193,7 +193,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _bytes(what: str, value: object) -> bytes:
+def raw_bytes(what: str, value: object) -> bytes:
     """The bytes of a text, or of bytes in any form."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)

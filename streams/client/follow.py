@@ -7,6 +7,7 @@ committed, and none above a gap that was not asked for yet: a change is handed o
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections import deque
 from dataclasses import replace
@@ -65,12 +66,12 @@ class Follower(Generic[M]):
             findings.append(Finding("start", repr(start), "group or earliest"))
         if on_gap not in get_args(OnGap):
             findings.append(Finding("on_gap", repr(on_gap), "snapshot or wait"))
-        if on_gap == "snapshot" and resync_topic is None and not topic.endswith(PATCHES):
+        if on_gap == "snapshot" and resync_topic is None and not str(topic).endswith(PATCHES):
             cure = "name the owner's {source}.resync as resync_topic"
             findings.append(Finding("topic", topic, f"a name that ends with {PATCHES}, to know the source's", cure))
         if keeps and start == "earliest":
             findings.append(Finding("datadir", "one with start earliest", "one of the two", "what is kept is not read"))
-        if not snapshots_per_second_max > 0:
+        if not 0 < snapshots_per_second_max < math.inf:
             findings.append(Finding("snapshots_per_second_max", str(snapshots_per_second_max), "more than 0"))
         if findings:
             raise SettingsError(*findings)
@@ -263,9 +264,11 @@ class Follower(Generic[M]):
         self._runs = deque(run for run in self._runs if run.partition != partition)
 
 
-def _named(setting: str, name: str) -> list[Finding]:
-    """What is wrong with a name that goes to a broker; names are shown, so one that is no text is not."""
+def _named(setting: str, name: object) -> list[Finding]:
+    """What is wrong with a name that goes to a broker; one that is no text is not shown."""
     wanted = f"1 to {NAME_BYTES_MAX} bytes of UTF-8 without control characters"
+    if not isinstance(name, str):
+        return [Finding(setting, type(name).__name__, wanted)]
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

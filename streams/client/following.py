@@ -12,6 +12,7 @@ from streams.client.beginning import LogReplaced
 from streams.client.broker import Reader, ReaderOptions, Start, Writer, WriterOptions
 from streams.client.change import Counts, M
 from streams.client.connect import open_reader, open_writer
+from streams.client.event import raw_bytes
 from streams.client.follow import Follower, OnGap
 from streams.client.kept import Kept
 from streams.client.step import Result, Step, perform, settle
@@ -69,6 +70,8 @@ class Following(Generic[M]):
         `on_replaced`: told of a partition whose position means nothing any more (the topic was made anew, or retention
         removed what was not read); also logged, and counted in `counts.logs_replaced`.
         """
+        if not hasattr(message_class, "DESCRIPTOR"):
+            raise SettingsError(Finding("message_class", type(message_class).__name__, "a generated message class"))
         self._follower = Follower(
             topic,
             message_class,
@@ -215,7 +218,7 @@ class Following(Generic[M]):
 
 
 def _bytes(key: Key) -> bytes:
-    return key.encode() if isinstance(key, str) else key
+    return key if isinstance(key, bytes) else raw_bytes("key", key)
 
 
 def too_late(topic: str, timeout_ms: int, *, is_assigned: bool) -> TimeoutError:

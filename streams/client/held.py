@@ -59,7 +59,10 @@ class HeldStates(Generic[M]):
             return None
         try:
             patch = Patch.FromString(value)
+            is_patch = patch.kind != Patch.KIND_UNSPECIFIED
         except DecodeError:
+            is_patch = False
+        if not is_patch:  # nobody's record, whatever its bytes may pass for: no release writes one without a kind
             self._damaged(key or b"", partition, offset)
             return None
         if patch.type != self._applier.type and (patch.type or patch.kind != Patch.DELETE):

@@ -29,7 +29,8 @@ class Receiver(Following[M]):
     committed after the next one was asked for, so that a crash repeats a few.
 
     A restart holds what it held where there is a `datadir`; else every key is stale until it changes or is asked for
-    (`partial`, `is_stale`). Use it from one task at a time; a cancelled wait loses nothing. Whoever works on one change
+    (`partial`, `is_stale`). Use it from one task at a time: asking for a change takes the one
+    before, whoever has it. A cancelled wait loses nothing. Whoever works on one change
     for five minutes loses a group's partitions to others.
     """
 
@@ -139,8 +140,9 @@ class Receiver(Following[M]):
             self._step = asyncio.ensure_future(self._in_thread(lambda: self._perform(step)))
         under_way = self._step
         await asyncio.wait([under_way])
-        self._step = None
-        self._absorb(under_way.result())
+        if self._step is under_way:  # else another task has taken it in
+            self._step = None
+            self._absorb(under_way.result())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         self._check_process()

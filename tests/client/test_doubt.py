@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from streams._native import Records
 from streams.client import BlockingReceiver, Receiver
 from streams.client.beginning import LogReplaced, Stored
 from streams.client.held import HeldStates
@@ -25,6 +27,7 @@ from streams.demo.v1.device_pb2 import DeviceState
 from streams.errors import SettingsError, StateError, TransportError
 from streams.kernel.rule import Held
 from streams.transport.log import Log
+from streams.v1.patch_pb2 import Patch
 from streams.v1.resync_pb2 import Resync
 from tests.broker import Broker
 from tests.client.devices import newer_device, renamed_device
@@ -388,3 +391,71 @@ async def test_who_never_gets_a_partition_is_told_why(kafka: Broker) -> None:
                     await second.catch_up(300)
                 with pytest.raises(TimeoutError, match="partition came to this receiver within 300 ms"):
                     await second.catch_up(300)
+
+
+async def test_two_tasks_take_each_change_once(place: Place) -> None:
+    """A task that was forgotten still waits beside the next one: nothing comes twice, no log is taken for another."""
+    told: list[LogReplaced] = []
+    place.create(partitions=1)
+    made = History(DeviceState, b"d1")
+    async with Receiver(place.url, place.patches, DeviceState, on_replaced=told.append) as receiver:
+        tasks = [asyncio.create_task(receiver.next_change(20_000)) for _ in range(3)]
+        await asyncio.sleep(0)
+        place.publish(*(made.add(device(str(number))) for number in range(3)))
+        came = await asyncio.gather(*tasks)
+        assert {1, 2, 3} == {change.revision for change in came if change is not None}
+        assert (3, 0, []) == (receiver.counts.applied, receiver.counts.duplicates, told)
+
+
+def test_a_second_thread_is_refused(place: Place) -> None:
+    """At once, in words; the first one goes on."""
+    place.create(partitions=1)
+    with BlockingReceiver(place.url, place.patches, DeviceState) as receiver:
+        assert 0 == receiver.catch_up(20_000)
+        first = threading.Thread(target=receiver.next_change, args=(2_000,))
+        first.start()
+        while not receiver._inside:
+            assert first.is_alive()
+        with pytest.raises(TransportError, match="is used by another thread; give each one its own"):
+            receiver.next_change(0)
+        first.join()
+        place.publish(*patches(["d1"]))  # type: ignore[arg-type]
+        assert receiver.next_change(20_000) is not None
+
+
+def test_what_is_no_patch_costs_itself(here: Place) -> None:
+    """Empty, of no kind, another message's bytes: counted and asked about, and what comes after is read."""
+    with here:
+        here.create(partitions=1)
+        records = Records()
+        for value in (b"", device("up").SerializeToString(), Patch(key=b"d1", type="acme.Order").SerializeToString()):
+            records.append(b"d1", value, ())
+        here.write(here.patches, records)
+        here.publish(*patches(["d2"]))  # type: ignore[arg-type]
+        with BlockingReceiver(here.url, here.patches, DeviceState) as receiver:
+            assert 1 == receiver.catch_up(20_000)
+            assert (3, 3, True) == (receiver.counts.refused, receiver.counts.damaged, receiver.is_stale("d1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"group": 5}, "group: got int, expected 1 to 249"),
+        ({"snapshots_per_second_max": float("inf")}, "snapshots_per_second_max: got inf"),
+        ({"message_class": int}, "message_class: got type, expected a generated message class"),
+    ],
+)
+def test_arguments_of_another_kind(arguments: dict[str, Any], said: str) -> None:
+    """Refused in the words of settings."""
+    given = {"broker": "kafka://127.0.0.1:1", "topic": "devices.patches", "message_class": DeviceState, **arguments}
+    with pytest.raises(SettingsError, match=said):
+        BlockingReceiver(**given)
+
+
+def test_a_key_is_text_or_bytes(here: Place) -> None:
+    """Anything else would be a key that nobody has."""
+    receiver = BlockingReceiver(here.url, here.patches, DeviceState)
+    for key in (None, 5, "caf\udce9"):
+        for call in (receiver.get, receiver.bytes, receiver.revision):
+            with pytest.raises(ValueError, match=r"key: got .*, expected"):
+                call(key)  # type: ignore[operator]
