@@ -148,7 +148,10 @@ class Places:
         self._doubted.discard(partition)
         fetched, jumped = self._fetched[partition], self._jumped.pop(partition, None)
         began = begin(replace(bounds, committed=None), Stored(fetched, self._places[partition].log))
-        if partition in self._turned:
+        if partition in self._turned and bounds.log and bounds.log == self._places[partition].log:
+            # A rebalance: the broker's client began at the group's offset again, below what was read since.
+            self._stopped.add(partition)
+        elif partition in self._turned:
             began = Beginning(bounds.start, bounds.start, REPLACED, fetched)
         elif not began.lost and jumped is not None and jumped < bounds.start <= fetched:
             # Retention was faster, and the client went on behind what it removed.

@@ -113,6 +113,19 @@ def test_offsets_that_turn_back_are_another_logs() -> None:
     assert [(REPLACED, 5, 0)] == [(lost.reason, lost.expected, lost.start) for lost in places.lost]
 
 
+def test_offsets_that_turn_back_in_one_log_are_a_rebalances() -> None:
+    """The client begins at the group's offset again, which lags: nothing is lost, reading goes on where it was."""
+    places = begun(Bounds(0, 9, A, position=0))
+    assert places.takes(run(0, 5))
+    assert not places.takes(run(2, 3))
+
+    assert ([], False) == places.begin(0, Bounds(0, 9, A, 2, A, position=2), None)
+    assert (0, {0: 5}, frozenset()) == (len(places.lost), places.seek, places.unknown())
+    places.sought({0: 5})
+    assert places.takes(run(5, 2))
+    assert frozenset() == places._held.rows.partial
+
+
 def test_left_out_offsets_are_retention_or_nothing() -> None:
     """Markers and compaction leave offsets out all the time; only a log that begins behind them was cut."""
     places = begun(Bounds(0, 9, A, position=0))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -459,3 +460,26 @@ def test_a_key_is_text_or_bytes(here: Place) -> None:
         for call in (receiver.get, receiver.bytes, receiver.revision):
             with pytest.raises(ValueError, match=r"key: got .*, expected"):
                 call(key)  # type: ignore[operator]
+
+
+def test_a_rebalance_of_a_busy_topic_is_no_other_topic(kafka: Broker) -> None:
+    """Commits lag where patches keep coming: who keeps a partition over a rebalance goes on where it was."""
+    told: list[LogReplaced] = []
+    with Place(kafka.url, "busy-devices") as place:
+        place.create(partitions=4)
+        entities = [History(DeviceState, b"d%d" % number) for number in range(20)]
+        arguments: dict[str, Any] = {"group": GROUP, "on_replaced": told.append}
+        with BlockingReceiver(place.url, place.patches, DeviceState, **arguments) as first:
+            first.catch_up(30_000)
+            kept = first._follower.places
+            with BlockingReceiver(place.url, place.patches, DeviceState, **arguments) as second:
+                deadline_s = time.monotonic() + 60
+                while not second._follower.is_assigned or kept.unknown() or len(kept.assignment) == 4:
+                    assert time.monotonic() < deadline_s
+                    place.publish(*(made.add(device(str(len(made.states)))) for made in entities))
+                    for receiver in (first, second):
+                        while receiver.next_change(0) is not None:
+                            pass
+                place.publish(*(made.add(device("last")) for made in entities))
+                first.catch_up(30_000)
+                assert ([], 0) == (told, first.counts.duplicates)
