@@ -223,7 +223,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """
         with self._lock:
             position = self._positions.get(tp)
-            if position is None or tp in self._stale or not self.consumer.flow_active:
+            if position is None or tp not in self._held or tp in self._stale or not self.consumer.flow_active:
                 return True  # it is elsewhere by now, or will be before anything goes on
             sought = tp in self._sought
         logs, is_changelog = self.consumer.logs, self.consumer.is_changelog(tp)
