@@ -500,6 +500,9 @@ class KafkaConsumer:
     def assignment(self) -> list[tuple[str, int]]:
         """What is fetched now."""
 
+    def membership(self) -> tuple[str, int]:
+        """Member id and generation in the group, another pair after every rebalance; empty and -1 without a group."""
+
     def commit(
         self, positions: Sequence[tuple[str, int, int] | tuple[str, int, int, str]], timeout_ms: int = 60_000
     ) -> None:

@@ -145,6 +145,13 @@ class Reader(Protocol):
         """The partitions that are this reader's now. A group moves them between its members."""
         ...
 
+    def membership(self) -> tuple[str, int]:
+        """Member id and generation of this reader in its group: another pair whenever partitions were dealt anew.
+
+        Since then others may have read partitions that are this reader's again.
+        """
+        ...
+
     def ends(self) -> dict[int, int]:
         """Per assigned partition the offset after its last committed record as of now."""
         ...

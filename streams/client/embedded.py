@@ -151,6 +151,10 @@ class Reader:
         """Every partition of the topic."""
         return frozenset(partition for _, partition in self._positions)
 
+    def membership(self) -> tuple[str, int]:
+        """Always the same: nobody else has a part."""
+        return ("", -1)
+
     def ends(self) -> dict[int, int]:
         """Per partition the offset that the next record gets."""
         self._follow_topic()

@@ -162,7 +162,12 @@ class Follower(Generic[M]):
         """A step that saves and commits what was taken, and nothing else."""
         self._begin_anew()
         safe = self._safe()
-        moved = {partition: offset for partition, offset in safe.items() if offset != self._committed.get(partition)}
+        moved = {
+            partition: offset
+            for partition, offset in safe.items()
+            # The group is further where only what is held here is made up for.
+            if offset != self._committed.get(partition) and offset >= self.places.hand_from(partition)
+        }
         save = None
         if self._keeps and (self._unsaved or any(self._saved.get(mine) != offset for mine, offset in safe.items())):
             save = Save(dict(self._unsaved), {mine: self.places.kept(mine, offset) for mine, offset in safe.items()})
@@ -187,7 +192,7 @@ class Follower(Generic[M]):
         self._absorb_save(result.saved)
         self.places.sought(result.sought)
         if result.assignment is not None:
-            for partition in self.places.assign(result.assignment):
+            for partition in self.places.assign(result.assignment, result.membership):
                 self._drop(partition)
         for partition, bounds in result.bounds.items():
             runs, is_other = self.places.begin(partition, bounds, result.loaded.get(partition))

@@ -182,6 +182,10 @@ class Reader:
         """The partitions that are this reader's now."""
         return frozenset(partition for _, partition in self._consumer.assignment())
 
+    def membership(self) -> tuple[str, int]:
+        """See `Reader.membership`."""
+        return self._consumer.membership() if self._grouped else ("", -1)
+
     def ends(self) -> dict[int, int]:
         """Per assigned partition the last stable offset as of now."""
         return {partition: self._watermarks(partition)[1] for partition in self.assignment()}

@@ -50,6 +50,8 @@ class Places:
         self._turned: set[int] = set()  # read from an offset below one that was read before
         self._jumped: dict[int, int] = {}  # where offsets were left out: markers, compaction, or retention
         self._was_rewound = False  # then what was fetched of a partition that is to come may be lost, too
+        self._membership = ("", -1)
+        self._returned: set[int] = set()  # dealt anew to this receiver: others may have read them in between
         self._early: list[Run] = []  # fetched before the place of their partition was known
         self._fetched: dict[int, int] = {}  # next offset to be fetched
 
@@ -57,8 +59,19 @@ class Places:
         """Partitions whose bounds are wanted: new ones, and those whose place is in doubt."""
         return (self.assignment - self._places.keys()) | self._doubted
 
-    def assign(self, assignment: frozenset[int]) -> list[int]:
-        """These partitions are this receiver's now; those that went."""
+    def assign(self, assignment: frozenset[int], membership: tuple[str, int] = ("", -1)) -> list[int]:
+        """These partitions are this receiver's now; those that went.
+
+        Under another membership one that stayed may have been another member's between two looks: what that one
+        committed was not read here, and the broker's client goes on from there.
+        """
+        if membership != self._membership:
+            stayed = self.assignment & assignment
+            self._membership = membership
+            self._returned |= self._places.keys() & stayed
+            self._doubted |= self._returned
+            self._stopped |= stayed
+            self._early.clear()
         self.assignment = assignment
         gone = [partition for partition in self._places if partition not in assignment]
         for partition in gone:
@@ -69,6 +82,7 @@ class Places:
         self._doubted &= assignment
         self._stopped &= assignment
         self._turned &= assignment
+        self._returned &= assignment
         self._jumped = {partition: offset for partition, offset in self._jumped.items() if partition in assignment}
         self._early = [run for run in self._early if run.partition in assignment]
         return gone
@@ -98,8 +112,8 @@ class Places:
             self._stopped |= lost
             self._doubted |= lost & self._places.keys()
             return False
-        if run.partition not in self.assignment or run.partition in self.seek:
-            return False  # fetched just before it was moved
+        if run.partition not in self.assignment or run.partition in self.seek or run.partition in self._returned:
+            return False  # fetched just before it is moved
         if run.partition not in self._places:
             self._early.append(run)
             return False
@@ -147,25 +161,32 @@ class Places:
         """Finds out whether the place of a partition still counts in the log that the broker has now."""
         self._doubted.discard(partition)
         fetched, jumped = self._fetched[partition], self._jumped.pop(partition, None)
-        began = begin(replace(bounds, committed=None), Stored(fetched, self._places[partition].log))
-        if partition in self._turned and bounds.log and bounds.log == self._places[partition].log:
-            # A rebalance: the broker's client began at the group's offset again, below what was read since.
+        place, returned = self._places[partition], partition in self._returned
+        began = begin(replace(bounds, committed=None), Stored(fetched, place.log))
+        if partition in self._turned and bounds.log and bounds.log == place.log:
+            # The broker's client began at the group's offset again, below what was read since.
             self._stopped.add(partition)
-        elif partition in self._turned:
+        elif partition in self._turned or (returned and not bounds.log and bounds.committed is None):
+            # Without ids: offsets turn back, or the group has none any more, where the topic was deleted.
             began = Beginning(bounds.start, bounds.start, REPLACED, fetched)
         elif not began.lost and jumped is not None and jumped < bounds.start <= fetched:
             # Retention was faster, and the client went on behind what it removed.
             self._held.rows.begin(partition, partial=True, lost=True)
             self._tell(partition, Beginning(bounds.start, bounds.start, CUT, jumped))
-            return False
         self._turned.discard(partition)
+        self._returned.discard(partition)
         if not began.lost:
+            if returned and bounds.committed is not None:
+                # Read on from where it was; what others have handed out meanwhile is applied and not handed out.
+                others = begin(bounds, Stored(fetched, place.log))
+                hand_from = place.hand_from if others.lost else max(place.hand_from, others.hand_from)
+                self._places[partition] = replace(place, hand_from=hand_from)
             if partition in self._stopped:
                 self._go_on_at(partition, fetched)
             return False
         self._held.rows.begin(partition, partial=True, lost=True)
         is_other = began.lost != CUT  # what was fetched before a cut is there to be handed out
-        hand_from = began.hand_from if is_other else self._places[partition].hand_from
+        hand_from = began.hand_from if is_other else place.hand_from
         self._places[partition] = _Place(hand_from, bounds.log)
         self._fetched[partition] = began.read_from
         self._tell(partition, began)

@@ -49,6 +49,7 @@ class Result:
     committed: dict[int, int] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     assignment: frozenset[int] | None = None
+    membership: tuple[str, int] = ("", -1)
     bounds: dict[int, Bounds] = field(default_factory=dict)
     loaded: dict[int, Loaded] = field(default_factory=dict)
     sought: dict[int, int] = field(default_factory=dict)
@@ -76,10 +77,10 @@ def perform(
         time.sleep(step.timeout_ms / 1000)
         return result
     try:
-        runs = reader.fetch(step.records_max, step.timeout_ms)
+        result = replace(result, runs=reader.fetch(step.records_max, step.timeout_ms))
     except TransportError as error:
-        return replace(result, error=error, assignment=reader.assignment())
-    return replace(result, runs=runs, assignment=reader.assignment())
+        result = replace(result, error=error)
+    return replace(result, assignment=reader.assignment(), membership=reader.membership())
 
 
 def settle(step: Step, reader: Reader, kept: Kept | None) -> dict[int, int]:

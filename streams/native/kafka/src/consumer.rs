@@ -11,7 +11,7 @@ use rdkafka_sys as sys;
 use streams_kernel::records::Records;
 use sys::rd_kafka_resp_err_t as ErrorCode;
 
-use crate::handle::{c_string, check, Handle, KafkaError, Partitions};
+use crate::handle::{c_string, check, text, Handle, KafkaError, Partitions};
 
 /// Messages taken per call into librdkafka: the pointer array stays in the cache.
 const BATCH: usize = 512;
@@ -110,6 +110,21 @@ impl Consumer {
         // SAFETY: on success `list` is a new list that the returned wrapper owns.
         check(unsafe { sys::rd_kafka_assignment(self.handle.rk, &mut list) }, "assignment")?;
         Ok(Partitions(list).items().into_iter().map(|(topic, partition, _, _)| (topic, partition)).collect())
+    }
+
+    /// Member id and generation in the group; another pair after every rebalance. Empty and -1 without a group.
+    pub fn membership(&self) -> (String, i32) {
+        // SAFETY: the handle is live; the metadata object is freed once, after the id was copied out of it.
+        unsafe {
+            let metadata = sys::rd_kafka_consumer_group_metadata(self.handle.rk);
+            if metadata.is_null() {
+                return (String::new(), -1);
+            }
+            let member = text(sys::rd_kafka_consumer_group_metadata_member_id(metadata));
+            let generation = sys::rd_kafka_consumer_group_metadata_generation_id(metadata);
+            sys::rd_kafka_consumer_group_metadata_destroy(metadata);
+            (member, generation)
+        }
     }
 
     /// Commits offsets and waits for the broker's answer; `_TIMED_OUT`, retriable, when none came in `timeout_ms`: the

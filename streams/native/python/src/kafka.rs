@@ -100,6 +100,9 @@ impl PyConsumer {
     fn assignment(&self, py: Python<'_>) -> PyResult<Vec<(String, i32)>> {
         self.with(py, Consumer::assignment)
     }
+    fn membership(&self, py: Python<'_>) -> PyResult<(String, i32)> {
+        self.with(py, |c| Ok(c.membership()))
+    }
     #[pyo3(signature = (positions, timeout_ms=60_000))]
     fn commit(&self, py: Python<'_>, positions: Vec<Given>, timeout_ms: i32) -> PyResult<()> {
         self.with(py, |c| c.commit(positions.iter().map(Given::parts), timeout_ms))
