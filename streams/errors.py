@@ -237,14 +237,19 @@ class RecordTooLargeError(TransportError):
 
 
 class BrokerUnreachableError(TransportError):
-    """Nothing was acknowledged within the delivery timeout. The records may or may not have arrived."""
+    """Nothing was acknowledged within the delivery timeout, and the records may or may not have arrived; or, with
+    `sent` false, a question to the broker had no answer.
+    """
 
-    def __init__(self, broker: str, timeout_ms: int) -> None:
+    def __init__(self, broker: str, timeout_ms: int, *, sent: bool = True) -> None:
         self.broker = broker
         self.timeout_ms = timeout_ms
         super().__init__(
-            f"{broker} acknowledged nothing for {timeout_ms} ms; check the address, the network and that enough "
-            "replicas are in sync; what was being sent may or may not have arrived",
+            f"{broker} acknowledged nothing for {timeout_ms} ms; check the address, the network, the login and that "
+            "enough replicas are in sync; what was being sent may or may not have arrived"
+            if sent
+            else f"{broker} answered nothing for {timeout_ms} ms; check the address, the network and the login, and "
+            "that the broker runs",
             retriable=True,
         )
 

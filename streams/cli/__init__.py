@@ -108,7 +108,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = commands.main(args=arguments, prog_name="streams", standalone_mode=False)
     except StreamsError as error:
-        return _failed(str(error), error.exit_code)
+        return _failed(str(error) + _cure(error.__cause__), error.exit_code)
     except click.UsageError as error:
         where = f"\nSee `{error.ctx.command_path} --help`." if error.ctx else ""
         return _failed(without_values(error.format_message()) + where, EXIT_SETTINGS)
@@ -126,7 +126,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _failed("standard output: no space left, what was printed is not complete", EXIT_FAILED)
         if not _is_kafka_error(error):
             raise
-        return _failed(f"Kafka: {error}", EXIT_FAILED)
+        return _failed(f"Kafka: {error}{_cure(error)}", EXIT_FAILED)
     return code if isinstance(code, int) else EXIT_DONE
 
 
@@ -144,7 +144,17 @@ def _failed(reason: str, code: int) -> int:
     return code
 
 
-def _is_kafka_error(error: Exception) -> bool:
+def _cure(error: BaseException | None) -> str:
+    """What to do about a broker that did not answer; empty for every other error."""
+    if not _is_kafka_error(error) or not getattr(error, "retriable", False):
+        return ""
+    return (
+        "; check app.broker and [security] (`streams settings --in-force` shows them; a refused login looks the same), "
+        "the network, and that the broker runs"
+    )
+
+
+def _is_kafka_error(error: BaseException | None) -> bool:
     """Whether librdkafka refused something; without loading the native module for commands that never used it."""
     native = sys.modules.get("streams._native")
     return native is not None and isinstance(error, native.KafkaError)

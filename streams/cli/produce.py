@@ -13,7 +13,9 @@ from typing import IO, NamedTuple, cast
 import click
 from google.protobuf.message import Message
 
-from streams.cli import flags, rows
+from streams._native import KafkaAdmin
+from streams.cli import flags, reading, rows
+from streams.cli.interrupt import ends_in_time
 from streams.client.event import Event, Format
 from streams.client.producer import Producer
 from streams.errors import Finding, InputError, SettingsError
@@ -89,7 +91,9 @@ def command(
         raise SettingsError(*missing)
     kind_of_message = load_message(sync.message, descriptors=sync.descriptors or None, module=sync.module or None)
     started_s = time.monotonic()
-    with _opened(file) as stream:
+    with _opened(file) as stream, ends_in_time():
+        if reading.embedded_directory(settings) is None:  # a send waits for two minutes before it says so
+            reading.native(KafkaAdmin, settings).topics(reading.LOOK_TIMEOUT_MS)
         found = rows.messages(stream, str(kind), kind_of_message)
         events = _events(found, str(key), sequence)
         count = asyncio.run(

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError, Records
 from streams.client.broker import ReaderOptions
 from streams.client.connect import open_reader
-from streams.errors import TransportError
+from streams.errors import Finding, SettingsError, TransportError
 from streams.options import Settings
 from streams.transport.credentials import Credentials
 from streams.transport.log import Log
@@ -49,7 +49,11 @@ def native(client: Callable[[dict[str, str]], C], settings: Settings, config: Ma
     """A native Kafka client for the broker of the settings, logged in as they say."""
     credentials = Credentials(settings.security)
     servers = settings.app.broker.partition("://")[2].rstrip("/")
-    opened = client({"bootstrap.servers": servers, **credentials.librdkafka(), **(config or {})})
+    try:
+        opened = client({"bootstrap.servers": servers, **credentials.librdkafka(), **(config or {})})
+    except KafkaError as error:
+        cure = "check ca_file, cert_file, key_file and key_password"
+        raise SettingsError(Finding("security", str(error), "files and a login that the client takes", cure)) from None
     if credentials.uses_token:
         token = credentials.token()
         opened.set_token(token.value, token.expires_ms, token.principal)

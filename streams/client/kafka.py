@@ -259,9 +259,9 @@ class Reader:
         while True:
             try:
                 count = self._admin.topics(min(ADMIN_TIMEOUT_MS, max(timeout_ms, 1_000))).get(self._topic, 0)
-            except KafkaError as error:
+            except KafkaError:
                 if time.monotonic() >= deadline_s:
-                    raise BrokerUnreachableError(self._broker, timeout_ms) from error
+                    raise BrokerUnreachableError(self._broker, timeout_ms, sent=False) from None
                 count = 0
             if count:
                 return count

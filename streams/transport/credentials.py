@@ -80,13 +80,15 @@ class Credentials:
             return None
         try:
             context = ssl.create_default_context(cafile=self._security.ca_file or None)
-            if self._security.cert_file:
-                password = self._security.key_password or None
-                context.load_cert_chain(self._security.cert_file, self._security.key_file, password)
         except (OSError, ssl.SSLError) as error:
-            raise SettingsError(
-                Finding("security.ca_file", str(error), "readable PEM files", "check ca_file, cert_file and key_file")
-            ) from error
+            raise SettingsError(Finding("security.ca_file", str(error), "a readable PEM file")) from error
+        if self._security.cert_file:
+            password = self._security.key_password  # never None: OpenSSL would ask at the terminal
+            try:
+                context.load_cert_chain(self._security.cert_file, self._security.key_file, password)
+            except (OSError, ssl.SSLError) as error:
+                cure = "check cert_file, key_file and key_password"
+                raise SettingsError(Finding("security.key_file", str(error), "PEM files that fit", cure)) from error
         return context
 
     def token(self) -> Token:
