@@ -13,6 +13,7 @@ import orjson
 
 from streams._native import KafkaAdmin
 from streams.cli import checks, flags, reading, resume, verifying, writers
+from streams.cli.sources import as_found
 from streams.cli.stored import log_facts, schema_changes, stored
 from streams.clock import SYSTEM_CLOCK
 from streams.errors import FindingsError, TransportError
@@ -40,7 +41,7 @@ def command(config: Path | None, broker: str | None, set_: Sequence[str]) -> Non
 
     Also what the worker on this machine waits for, where one runs. Nothing is changed, and no worker is disturbed.
     """
-    settings = flags.chosen(config, broker, set_, required=["app.id"])
+    settings = as_found(flags.chosen(config, broker, set_, required=["app.id"]))
     found = tuple(checks.findings(settings, look(settings)))
     if found:
         raise FindingsError(*found)

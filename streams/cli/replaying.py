@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from streams._native import Records
 from streams.cli import reading
 from streams.cli.judging import DIES, SUPERSEDED, Judge
+from streams.cli.sources import sync_of, topics_of
 from streams.client.broker import Ack, Outcome, WriterOptions
 from streams.client.connect import open_writer
 from streams.dead_letters.letter import Letter, read, replayed
@@ -97,8 +98,8 @@ class Letters:
         """Looks at the topics and reads the marks. TransportError: there is no dead-letter topic."""
         self._settings = settings
         self.log = LetterLog(settings, f"{source}.dlq")
-        sync = next((sync for sync in settings.sync if sync.source == source), SyncSettings(source=source))
-        self.topics = SyncTopics.of(settings.app.id, source, sync.output, sync.partitioning)
+        sync = sync_of(settings, source)
+        self.topics = topics_of(settings, source)
         self.unreadable = 0
         """Records of the topic that are neither letters nor marks."""
         self._marks = Marks()

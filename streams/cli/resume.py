@@ -11,10 +11,11 @@ import click
 
 from streams._native import PARTITION_KEY, Records, decode_partition
 from streams.cli import flags, reading
+from streams.cli.sources import topics_of
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
 from streams.errors import Finding, SettingsError, TransportError
-from streams.options import Settings, SyncSettings
+from streams.options import Settings
 from streams.sync.topics import SyncTopics
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def command(
     The owner of a partition does it, within a second; where no worker runs, the one that starts within a day does.
     """
     settings = flags.chosen(config, broker, set_, required=["app.id"], app__id=app_id)
-    sync = next((sync for sync in settings.sync if sync.source == source), SyncSettings(source=source))
-    topics = SyncTopics.of(settings.app.id, source, sync.output, sync.partitioning)
+    topics = topics_of(settings, source)
     counts = reading.ends(settings, topics.resync)[topics.resync]
     if partition is not None and partition not in counts:
         raise SettingsError(

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from streams._native import RESERVED_PREFIX, ROW_FORMAT, Records, decode_row
 from streams.cli import flags, groups, reading, rebuilding, replacing, taking_over, upgrading, verifying
+from streams.cli.sources import source_of, sync_of, topics_of
 from streams.client.broker import WriterOptions
 from streams.client.connect import open_writer
 from streams.client.held import HeldStates
@@ -23,7 +24,6 @@ from streams.delivery.body import JsonForm
 from streams.errors import Finding, FindingsError, InputError, SettingsError, StateError, TransportError
 from streams.kernel.messages import descriptor_of, load_message
 from streams.options import Settings, SyncSettings
-from streams.sync.topics import SyncTopics
 from streams.v1.resync_pb2 import Resync
 
 REQUESTER = "streams-state"
@@ -52,11 +52,6 @@ def _id_option(function: Any) -> Any:
     return click.option("--id", "app_id", metavar="ID", help="The application, where no file says it.")(function)
 
 
-def _sync_of(settings: Settings, source: str) -> SyncSettings:
-    """The [[sync]] of a source; one with defaults where the file has none, as for an app in code."""
-    return next((sync for sync in settings.sync if sync.source == source), SyncSettings(source=source))
-
-
 def _message_class(sync: SyncSettings, required: bool) -> type[Message] | None:
     """The message type of a [[sync]]; None where nothing names it."""
     if str(Path.cwd()) not in sys.path:
@@ -68,11 +63,6 @@ def _message_class(sync: SyncSettings, required: bool) -> type[Message] | None:
             Finding("--config", f"no [[sync]] with source {sync.source}", "one that names its message type")
         )
     return None
-
-
-def _topics(settings: Settings, source: str) -> SyncTopics:
-    sync = _sync_of(settings, source)
-    return SyncTopics.of(settings.app.id, source, sync.output, sync.partitioning)
 
 
 def _key(text: str, is_hex: bool) -> bytes:
@@ -102,7 +92,7 @@ def get(
     The whole changelog is read: seconds for a million keys.
     """
     settings = _settings(config, broker, set_, app_id)
-    topic, wanted = _topics(settings, source).changelog, _key(key, is_hex)
+    wanted, topic = _key(key, is_hex), topics_of(settings, source).changelog
     found: tuple[int, bytes] | None = None
     for partition, records in reading.read_all(settings, topic):
         for index in range(len(records)):
@@ -111,7 +101,7 @@ def get(
                 found = None if value is None else (partition, value)
     if found is None:
         raise StateError(f"{topic}: no row of this key; expected one that an event of {source} has made", table=source)
-    click.echo(json.dumps(_shown(source, key, *found, _message_class(_sync_of(settings, source), False)), indent=2))
+    click.echo(json.dumps(_shown(source, key, *found, _message_class(sync_of(settings, source), False)), indent=2))
 
 
 def _shown(source: str, key: str, partition: int, value: bytes, kind: type[Message] | None) -> dict[str, Any]:
@@ -181,7 +171,7 @@ def snapshot(
     if (key is None) != every:
         raise SettingsError(Finding("KEY", "a key and --all" if every else "neither", "either a key or --all"))
     settings = _settings(config, broker, set_, app_id)
-    rows = reading.latest(settings, _topics(settings, source).changelog)
+    rows = reading.latest(settings, topics_of(settings, source).changelog)
     wanted = None if key is None else _key(key, is_hex)
     keyed = [place for place in rows if not place[1].startswith(RESERVED_PREFIX)]
     places = [place for place in keyed if wanted is None or place[1] == wanted]
@@ -211,7 +201,7 @@ def reset_sequence(
     """Let a key accept events again whose source began its sequence anew: its last sequences and ids are forgotten."""
     settings = _settings(config, broker, set_, app_id)
     wanted = _key(key, is_hex)
-    places = [place for place in reading.latest(settings, _topics(settings, source).changelog) if place[1] == wanted]
+    places = [place for place in reading.latest(settings, topics_of(settings, source).changelog) if place[1] == wanted]
     if not places:
         raise StateError(f"{source}: no row of this key; nothing to reset", table=source)
     _ask(settings, source, places, [("reset-sequence", b"")], per_second=PARCEL_RECORDS)
@@ -229,7 +219,8 @@ def _ask(
     by_partition: dict[int, list[bytes]] = {}
     for partition, key in places:
         by_partition.setdefault(partition, []).append(key)
-    value = Resync(requester=REQUESTER, reason=Resync.OPERATOR).SerializeToString()
+    value, resync = Resync(requester=REQUESTER, reason=Resync.OPERATOR), topics_of(settings, source).resync
+    payload = value.SerializeToString()
     writer = open_writer(settings.app.broker, WriterOptions(security=settings.security))
     parcel, asked = min(PARCEL_RECORDS, per_second), 0
     started_s = time.monotonic()
@@ -238,8 +229,8 @@ def _ask(
             for first in range(0, len(keys), parcel):
                 records = Records()
                 for key in keys[first : first + parcel]:
-                    records.append(key, value, headers)
-                for outcome in writer.write(_topics(settings, source).resync, records, partition):
+                    records.append(key, payload, headers)
+                for outcome in writer.write(resync, records, partition):
                     if isinstance(outcome, TransportError):
                         raise outcome
                 asked += len(records)
@@ -256,10 +247,10 @@ def _ask(
 def verify(source: str, config: Path | None, broker: str | None, set_: Sequence[str], app_id: str | None) -> None:
     """Apply every patch of SOURCE as a receiver does and compare with the stored state. Exit code 3: findings."""
     settings = _settings(config, broker, set_, app_id)
-    sync = _sync_of(settings, source)
+    sync = sync_of(settings, source)
     kind = _message_class(sync, True)
     assert kind is not None  # required
-    topics = _topics(settings, source)
+    topics = topics_of(settings, source)
     rows = reading.latest(settings, topics.changelog)
     held = HeldStates(kind, requester=REQUESTER, asks=None)
     for partition, records in reading.read_all(settings, topics.output):
@@ -320,7 +311,7 @@ def take_over(
     Every key gets a new epoch, above all in the output, and receivers a snapshot of it.
     """
     settings = _settings(config, broker, set_, app_id)
-    _do(list(taking_over.steps(settings, source, _topics(settings, source), partial=partial)), yes)
+    _do(list(taking_over.steps(settings, source, topics_of(settings, source), partial=partial)), yes)
 
 
 def _do(steps: Sequence[rebuilding.Step], yes: bool) -> None:
@@ -351,7 +342,7 @@ def upgrade(source: str, config: Path | None, broker: str | None, set_: Sequence
         sealed = upgrading.upgrade_log(directory)
         told = "the newest format: nothing to do" if sealed is None else f"{sealed} blocks upgraded, with checksums now"
         click.echo(f"{directory}: {told}")
-    for done in upgrading.upgrade(settings, _topics(settings, source)):
+    for done in upgrading.upgrade(settings, topics_of(settings, source)):
         what = f"upgraded to format {ROW_FORMAT}" if done.written else f"format {ROW_FORMAT}, the newest: nothing to do"
         click.echo(f"{source} partition {done.partition}: {done.rows} rows, {what}")
 
@@ -371,8 +362,7 @@ def replaced(
     have any more. What the rows know of the old log's offsets judges nothing any more; ids and sequences do.
     """
     settings = _settings(config, broker, set_, app_id)
-    wanted = [SyncTopics.of(settings.app.id, sync.source, "", sync.partitioning) for sync in settings.sync]
-    own = next((each for each in wanted if each.input == topic), _topics(settings, topic))
+    own = topics_of(settings, source_of(settings, topic))
     ids = groups.ids(settings, [topic, own.changelog])
     rows = {place.partition: place.bounds for place in groups.places(settings, own.changelog)}
     places = groups.places(settings, topic)
