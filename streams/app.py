@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Collection
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,9 +19,11 @@ from streams import settings as settings_room
 from streams._native import keep_freed_memory
 from streams.agents import Rescue, named, told
 from streams.declaring import Declaring
-from streams.errors import Finding, SettingsError, TransportError
+from streams.ending import Ending
+from streams.errors import Finding, HeldError, SettingsError, TransportError
 from streams.log_watch import LogWatch
 from streams.lookup.lookups import Found
+from streams.loop_watch import LoopWatch
 from streams.observe.health import Health
 from streams.observe.hosts import web_options
 from streams.observe.metrics import Metrics
@@ -67,6 +68,7 @@ class App(faust.App):
 
     transport: Any  # ours have more to them than Faust's types say
     consumer: Any
+    _ending: Ending | None = None
 
     def __init__(
         self,
@@ -216,13 +218,18 @@ class App(faust.App):
         return await self.guarded.lookup(target, path)
 
     def run_worker(self, ready: Callable[[], None] | None = None, ending: Callable[[], None] | None = None) -> None:
-        """Runs until SIGTERM, or SIGINT (raised as KeyboardInterrupt after the drain); raises what ended it otherwise.
+        """Runs until SIGTERM, SIGHUP or SIGINT (KeyboardInterrupt after the drain); raises what else ended it.
 
-        `ready` is called once, when the first assignment has its state and its first fetch is on its way; `ending`
-        when the worker begins to end. A native call that waits for a broker can hold up the return for a minute.
+        A second SIGINT ends the process at once. `ready` is called once, when the first assignment has its state and
+        its first fetch is on its way; `ending` once, when the worker begins to end, in any thread. A native call that
+        waits for a broker can hold up the return for a minute.
         """
         keep_freed_memory()  # the process is the worker's own; inside another program this is not ours to decide
-        asyncio.run(self.serve(ready, ending, handle_signals=True))
+        try:
+            asyncio.run(self.serve(ready, ending, handle_signals=True))
+        finally:
+            if self._ending is not None:
+                self._ending.close()
 
     async def serve(
         self,
@@ -235,37 +242,42 @@ class App(faust.App):
         loop = asyncio.get_running_loop()
         self.loop = loop
         self._ready = ready
-        stopping, interrupted = asyncio.Event(), asyncio.Event()
+        self._ending = begins = Ending(ending)
         if handle_signals:
             loop.set_exception_handler(say_without_text)
-            loop.add_signal_handler(signal.SIGTERM, stopping.set)
-            loop.add_signal_handler(signal.SIGINT, interrupted.set)
+            begins.heed_signals()
+        watch = LoopWatch(self.settings.app.progress_timeout_ms, self._held, lambda: self.health.assigned)
         # Starting ends when every part has started, and a part may wait for a topic: a signal must not wait for that.
         starting = loop.create_task(self.start())
         waits = [
-            loop.create_task(stopping.wait()),
-            loop.create_task(interrupted.wait()),
+            loop.create_task(begins.told.wait()),
             loop.create_task(self._ended(starting)),
             loop.create_task(self._tend_clients()),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self.interrupted = interrupted.is_set()
-            if ending is not None:
-                ending()
+            self.interrupted = begins.interrupted
+            begins.begin()
             for task in (*waits, starting):
                 task.cancel()
             await asyncio.gather(*waits, starting, return_exceptions=True)
             self.drained = await drain(self, self.settings.app.drain_timeout_ms * PARTS_SHARE / 1000)
             for sync in self.syncs.values():
                 await asyncio.to_thread(sync.close)
+            watch.close()
         # A part that crashed takes its parents with it without asking them: mode keeps the reason in each of them.
         failure = self.failure or self._crash_reason
         if failure is not None:
             raise failure
         if self.interrupted:
             raise KeyboardInterrupt
+
+    def _held(self, error: HeldError) -> None:
+        """The loop does not turn, for longer than can be waited for. Called in another thread."""
+        self.failure = self.failure or error
+        if self._ending is not None:
+            self._ending.begin()
 
     async def _tend_clients(self) -> None:
         """Hands the native clients a new token before the old one expires, and hears their logs; never returns."""

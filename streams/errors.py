@@ -21,6 +21,7 @@
     ├── ChunkAskError            exit 1   an agent of chunks asks another agent, and would wait for ever
     ├── SendsTooLargeError           exit 1   what an agent sends for the records in hand exceeds one transaction
     ├── UnreadableRecordError        exit 1   a record of single events that its topic's codec cannot read
+    ├── HeldError                    exit 1   code that blocks held the event loop for far too long
     ├── StallError                   exit 1   no progress for `progress_timeout_ms` and no declared reason
     ├── HttpFailure                  exit 1   a request that got no usable answer, by kind; never its URL
     ├── PatchError                   exit 1   a patch that is damaged or does not fit
@@ -51,6 +52,7 @@ __all__ = [
     "Finding",
     "FindingsError",
     "GapError",
+    "HeldError",
     "HttpFailure",
     "InputError",
     "LogBusyError",
@@ -414,6 +416,18 @@ class StallError(StreamsError):
         super().__init__(
             f"{topic} partition {partition}: no progress for {timeout_ms} ms with {lag} records waiting "
             f"(last step: {waiting_on}); the worker ends so that its supervisor starts a fresh one"
+        )
+
+
+class HeldError(StreamsError):
+    """Code that blocks held the event loop for `timeout_ms`: nothing else of the worker could go on."""
+
+    def __init__(self, place: str, timeout_ms: int) -> None:
+        self.place = place
+        self.timeout_ms = timeout_ms
+        super().__init__(
+            f"{place} has held the event loop for {timeout_ms} ms, nothing else went on meanwhile: the worker ends; "
+            "let it await, or move what blocks into asyncio.to_thread"
         )
 
 

@@ -32,6 +32,7 @@ GENERATED = ("streams.v1", "streams.demo.v1")
 LAYERS = [
     ["streams.errors", "streams.clock", "streams.options", "streams.settings", "streams.http", "streams._native",
      "streams.v1", "streams.demo.v1"],
+    ["streams.ending", "streams.loop_watch"],
     ["streams.kernel", "streams.circuit.window", "streams.circuit.breaker", "streams.delivery.target",
      "streams.delivery.retry", "streams.delivery.conflate", "streams.delivery.progress", "streams.privacy"],
     ["streams.delivery.partition"],

@@ -1,8 +1,9 @@
 """Several workers on one machine: one process each, under a parent that starts those again that died.
 
 A worker that dies leaves its partitions to the others meanwhile; the parent says so, waits, and starts it again. One
-that was stopped, or whose settings are wrong, is left alone. SIGTERM and Ctrl-C go to every worker; one that has not
-drained in time is killed. The parent's exit code is the worst of its workers' last ones.
+that was stopped, or whose settings are wrong, is left alone. SIGTERM, SIGHUP and Ctrl-C go to every
+worker as SIGTERM; one that has not drained in time is killed, and after a second Ctrl-C all are, at once. The parent's
+exit code is the worst of its workers' last ones.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from types import FrameType
 
 from streams.clock import SYSTEM_CLOCK, Clock
+from streams.ending import heeded
 from streams.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SETTINGS
 
 __all__ = ["Restarts", "supervise"]
@@ -82,7 +84,9 @@ class _Child:
 
     @property
     def code(self) -> int:
-        """The last exit code, as the parent's."""
+        """The last exit code, as the parent's. SIGTERM ended one that had not come to heed it: it was asked to end."""
+        if self.process.returncode == -signal.SIGTERM:
+            return EXIT_DONE
         return self.process.returncode if self.process.returncode >= 0 else EXIT_FAILED
 
 
@@ -90,16 +94,15 @@ class _Signals:
     """What this process was told, and a wait that ends with the next signal. Used once, in the main thread."""
 
     def __init__(self) -> None:
-        self.stop = self.interrupted = False
+        self.stop = self.interrupted = self.at_once = False
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         os.set_blocking(self._reading, False)
-        self._before = {
-            number: signal.signal(number, self._heard) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-        }
+        self._before = {number: signal.signal(number, self._heard) for number in (*heeded(), signal.SIGCHLD)}
         self._wakeup_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
 
     def _heard(self, number: int, _frame: FrameType | None) -> None:
+        self.at_once = self.at_once or (self.stop and number == signal.SIGINT)
         self.stop = self.stop or number != signal.SIGCHLD
         self.interrupted = self.interrupted or number == signal.SIGINT
 
@@ -141,7 +144,7 @@ def supervise(
             for child in waiting:
                 if child.due_s is not None and child.due_s <= now_s:
                     child.start()
-            if kill_s is not None and kill_s <= now_s:
+            if kill_s is not None and (kill_s <= now_s or signals.at_once):
                 for child in running:
                     child.process.kill()
                 kill_s = float("inf")  # nothing escapes it
@@ -155,7 +158,11 @@ def supervise(
                 child.process.wait()
         signals.close()
     worst = max((child.code for child in children), default=EXIT_DONE)
-    return EXIT_INTERRUPTED if signals.interrupted and worst in (EXIT_DONE, EXIT_INTERRUPTED) else worst
+    return (
+        EXIT_INTERRUPTED
+        if signals.interrupted and (signals.at_once or worst in (EXIT_DONE, EXIT_INTERRUPTED))
+        else worst
+    )
 
 
 def _report(children: Sequence[_Child], *, stopping: bool, say: Callable[[str], None]) -> None:

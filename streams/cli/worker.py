@@ -9,14 +9,17 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from streams.cli import flags, supervisor
 from streams.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Finding, SettingsError, StreamsError
+from streams.loop_watch import held_by
 from streams.settings import CommandLine, Settings, read
 
 if TYPE_CHECKING:
@@ -49,11 +52,23 @@ def command(
     workers: int | None,
     child: bool,
 ) -> int:
-    """Run a worker until SIGTERM or Ctrl-C; it drains within 10 s.
+    """Run a worker until SIGTERM, SIGHUP or Ctrl-C; it drains within 10 s, and a second Ctrl-C ends it at once.
 
     Prints a banner, and a line that begins with READY once it has its partitions and their state.
     """
-    given = flags.assignments(set_, app__broker=broker, app__workers=workers)
+    before = signal.signal(signal.SIGTERM, _not_begun)
+    try:
+        return _run(app_name, config, flags.assignments(set_, app__broker=broker, app__workers=workers), child=child)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _not_begun(_number: int, _frame: FrameType | None) -> NoReturn:
+    """SIGTERM before there is anything to drain."""
+    sys.exit(EXIT_DONE)
+
+
+def _run(app_name: str | None, config: Path | None, given: dict[str, object], *, child: bool) -> int:
     CommandLine.remember(config, given)
     app = _app_in_code(app_name) if app_name else _app_of_file(config)
     settings = app.settings
@@ -175,18 +190,22 @@ def _end_in_time(app: App, returned: threading.Event) -> None:
     """Ends the process when the drain timeout is over, whatever it waits for.
 
     librdkafka's calls cannot be interrupted, and Python waits for the threads that are in one: without a broker, that
-    is for minutes. What they hold is not committed, and is read again after a restart. `returned`: the worker has, and
-    what ended it was said.
+    is for minutes. Nor can an agent that blocks. What they hold is not committed, and is read again after a restart.
+    `returned`: the worker has, and what ended it was said.
     """
     timeout_ms = app.settings.app.drain_timeout_ms
+    loop = app.loop
 
     def end() -> None:
         if not returned.is_set():
             why = f"{app.failure}; " if app.failure is not None else ""
-            waits = f"calls to the broker had not returned {timeout_ms} ms after the worker began to stop"
+            held = held_by(loop, threading.main_thread().ident)
+            what = f"{held} still held the event loop" if held else "calls to the broker had not returned"
+            waits = f"{what} {timeout_ms} ms after the worker began to stop"
             click.echo(f"error: {why}{waits}: what was not committed is read again after a restart", err=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # whoever read them is gone
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(_code(app))
 
     timer = threading.Timer(timeout_ms / 1000, end)

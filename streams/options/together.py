@@ -12,6 +12,8 @@ from streams.options.table import Settings
 
 __all__ = ["completed", "sync_together", "target_together", "together"]
 
+PORT_MAX = 65_535
+
 
 def together(settings: Settings) -> Iterator[tuple[tuple[str, ...], Finding]]:
     """What is wrong between options that are right by themselves, with the names that take part."""
@@ -24,6 +26,16 @@ def together(settings: Settings) -> Iterator[tuple[tuple[str, ...], Finding]]:
                 f"{app.workers} with {app.broker}",
                 "1",
                 "the embedded log serves one process; use a broker",
+            ),
+        )
+    if app.web_port + app.workers - 1 > PORT_MAX:
+        yield (
+            ("app.workers", "app.web_port"),
+            Finding(
+                "app.web_port",
+                f"{app.web_port} with {app.workers} workers",
+                f"{PORT_MAX + 1 - app.workers} or less",
+                "worker i serves on port + i",
             ),
         )
     for name, longest_ms in (

@@ -111,6 +111,28 @@ def test_a_child_that_does_not_drain_is_killed() -> None:
     assert 1 == process.wait(timeout=30)
 
 
+def test_a_second_interrupt_kills_every_child() -> None:
+    """The drain may take its time; who presses Ctrl-C twice does not wait for it."""
+    process = parent(60_000, IGNORES, IGNORES)
+    wait_up(process, 2)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=1)
+    process.send_signal(signal.SIGINT)
+
+    assert 130 == process.wait(timeout=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_child_that_had_not_begun_was_asked_to_end(number: signal.Signals) -> None:
+    """SIGTERM ends a child that does not heed it yet: nothing failed."""
+    process = parent(10_000, UP + "up()\nsignal.pause()")
+    wait_up(process, 1)
+    process.send_signal(number)
+
+    assert 0 == process.wait(timeout=30)
+
+
 def test_children_notice_that_the_parent_died(tmp_path: Path) -> None:
     """A parent that is killed closes the children's standard input, which is their sign to drain."""
     process = parent(1_000, WATCHES, cwd=tmp_path)

@@ -167,6 +167,7 @@ def test_a_sync_is_completed_from_source_and_key() -> None:
         ("app = 3", "app"),
         ('[app]\nbroker = "localhost:9092"', "app.broker"),
         ('[app]\nbroker = "embedded://./d"\nworkers = 2', "app.workers"),
+        ("[app]\nweb_port = 65534\nworkers = 3", "app.web_port"),
         ("[transaction]\ninterval_ms = 9000", "transaction.timeout_ms"),
         ("[transaction]\nbacklog_interval_ms = 9000", "transaction.timeout_ms"),
         ('[security]\nca_file = "ca.pem"', "security.tls"),

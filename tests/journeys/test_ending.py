@@ -1,0 +1,150 @@
+"""How a worker ends: signals at odd moments, and an agent that holds the event loop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.process import Worker
+from tests.journeys.test_health import config, produce
+
+HOLDS = """
+import time
+from streams import App
+
+app = App("held-{topic}", broker="{url}", datadir="data")
+
+
+@app.agent(app.chunks("{topic}"))
+async def blocks(stream):
+    async for chunk in stream:
+        open("holds", "w").close()
+        {hold}
+        open("goes-on", "w").close()
+"""
+DRAIN_MS = 3_000
+END_S = 15
+"""The drain, and what a busy machine needs to start ending a process."""
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A broker of each sort."""
+    return f"embedded://{tmp_path}/log" if request.param == "embedded" else request.getfixturevalue("kafka").url
+
+
+def holding(folder: Path, url: str, hold: str, *more: str) -> Worker:
+    """A worker whose agent holds the event loop with its first chunk."""
+    topic = f"held-{uuid.uuid4().hex[:8]}"
+    (folder / "fleet.py").write_text(HOLDS.format(topic=topic, url=url, hold=hold))
+    produce(folder, url, topic, {"deviceId": "secret-1"})
+    return Worker("-A", "fleet", f"--set=app.drain_timeout_ms={DRAIN_MS}", *more, cwd=folder)
+
+
+def wait_for_file(worker: Worker, path: Path) -> None:
+    """Waits until the agent has made a file."""
+    for _ in range(600):
+        if path.exists():
+            return
+        assert worker.process.poll() is None, worker.log.read_text()
+        time.sleep(0.1)
+    pytest.fail(f"no {path.name} in time")
+
+
+@pytest.mark.parametrize("hold", ["time.sleep(600)", "while True: pass"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_held_loop_does_not_hold_up_the_end(url: str, tmp_path: Path, hold: str, number: signal.Signals) -> None:
+    """The process ends when the drain's time is over, as failed, and names the line that held it."""
+    with holding(tmp_path, url, hold) as worker:
+        wait_for_file(worker, tmp_path / "holds")
+        began_s = time.monotonic()
+        code = worker.stop(number)
+        took_s = time.monotonic() - began_s
+        said = worker.log.read_text()
+
+    assert 1 == code
+    assert took_s < END_S
+    assert "error: fleet.py:12 in blocks still held the event loop" in said
+    assert "Traceback" not in said
+
+
+def test_a_held_loop_is_told_and_goes_on(tmp_path: Path) -> None:
+    """Who holds it is said meanwhile, and that it turns again; the worker works on."""
+    with holding(tmp_path, f"embedded://{tmp_path}/log", "time.sleep(8)") as worker:
+        wait_for_file(worker, tmp_path / "goes-on")
+        for _ in range(100):
+            if "turns again" in worker.log.read_text():
+                break
+            time.sleep(0.1)
+        code = worker.stop()
+        said = worker.log.read_text()
+
+    assert 0 == code
+    assert "fleet.py:12 in blocks has held the event loop for 5 s" in said
+    assert "the event loop turns again" in said
+
+
+def test_a_loop_that_is_held_for_ever_ends_the_worker(tmp_path: Path) -> None:
+    """After five times without progress, with the line; nobody has to send a signal."""
+    more = "--set=app.progress_timeout_ms=1000"
+    with holding(tmp_path, f"embedded://{tmp_path}/log", "time.sleep(600)", more) as worker:
+        code = worker.process.wait(timeout=60)
+        said = worker.log.read_text()
+
+    assert 1 == code
+    assert "error: fleet.py:12 in blocks has held the event loop for 5000 ms" in said
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    """Ctrl-C begins the drain, which may take its time; the next one waits for nothing; SIGTERM twice is once."""
+    with holding(
+        tmp_path, f"embedded://{tmp_path}/log", "time.sleep(600)", "--set=app.drain_timeout_ms=60000"
+    ) as worker:
+        wait_for_file(worker, tmp_path / "holds")
+        worker.process.send_signal(signal.SIGTERM)
+        worker.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.process.wait(timeout=1)
+        code = worker.stop(signal.SIGINT)
+        said = worker.log.read_text()
+
+    assert 130 == code
+    assert "interrupted twice: ended at once" in said
+
+
+def test_a_terminal_that_closes_is_a_sigterm(url: str, tmp_path: Path) -> None:
+    """SIGHUP drains; under nohup it is none of ours."""
+    source = f"devices-{uuid.uuid4().hex[:8]}"
+    config(tmp_path, url, source)
+    produce(tmp_path, url, source, {"deviceId": "d-1"})
+    with Worker("--config", "streams.toml", cwd=tmp_path) as worker:
+        worker.wait_ready()
+        code = worker.stop(signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Worker("--config", "streams.toml", cwd=tmp_path) as worker:
+            worker.wait_ready()
+            worker.process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=1)
+            kept_on = worker.stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert 0 == code, worker.log.read_text()
+    assert 0 == kept_on
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_while_the_app_is_imported(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Before there is anything to drain the exit code is that of any other time."""
+    (tmp_path / "slow.py").write_text("import time\nopen('holds', 'w').close()\ntime.sleep(600)\n")
+    with Worker("-A", "slow", cwd=tmp_path) as worker:
+        wait_for_file(worker, tmp_path / "holds")
+
+        assert code == worker.stop(number)
