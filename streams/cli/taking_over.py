@@ -61,9 +61,9 @@ def steps(settings: Settings, source: str, topics: SyncTopics, *, partial: bool 
         claimed_ms=SYSTEM_CLOCK.now_ms(),
     )  # fmt: skip
     records = Records()
-    for each in living:
-        records.append(each.key, None)
     records.append(claim_key(topics.output, own, uuid.uuid4().hex), packed(claim))
+    for each in living:  # after it: an owner that runs would claim again what is nobody's
+        records.append(each.key, None)
     others = ", ".join(sorted({each.app for each in living})) or "nobody"
     yield Step(
         f"withdraw the claims of {others} on {topics.output} and claim it for {own}, with epochs above {epoch}",

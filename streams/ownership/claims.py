@@ -115,6 +115,10 @@ class Claims:
         ]
         return sorted(found, key=lambda each: each.rank)
 
+    def of_app(self, output: str, output_id: bytes, app: str) -> list[Living]:
+        """As `of`, those of one application."""
+        return [each for each in self.of(output, output_id) if each.app == app]
+
     def over(self, output: str, output_id: bytes, app: str) -> list[Living]:
         """An app's claims of a topic of that name that was deleted since."""
         living = self.of(output, output_id)

@@ -1,7 +1,8 @@
 """The topic in which applications claim their outputs, and workers their names: read, written and followed by each.
 
 Claimed before the first output, then read up to the own record: who stands lower owns. Whoever does not withdraws and
-ends. Owners follow the topic, and end when they are overtaken.
+ends. Owners follow the topic, and end when they are overtaken. Where it was emptied or made anew they claim again, by
+the same rules: whoever came meanwhile found nobody there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ FETCH_BYTES_MAX = 4 << 20
 FETCH_WAIT_MS = 1_000
 """Claims are few; a record is handed over as soon as it is there."""
 RETRY_PAUSE_S = 1.0
+LOOK_S = 30.0
+"""Between two looks whether the topic is still the same one: its records show that too, but for those at its start."""
 ID_TIMEOUT_S = 5.0
 """A topic made a moment ago has no id at every broker yet."""
 ID_PAUSE_S = 0.1
@@ -68,6 +71,8 @@ class Registry:
         self._incarnation = uuid.uuid4().hex
         self._announced: int | None = None  # where this worker's name stands
         self._position = self._heard = 0
+        self._log = b""  # id of the topic, where the broker has ids
+        self._existing: Mapping[str, int] = {}  # partitions of the topics that there are, as of the last claim
         self._owned: list[tuple[Wish, bytes]] = []  # outputs of this application, with their ids
         self._lock = threading.Lock()
         self._following: asyncio.Task[None] | None = None
@@ -84,28 +89,38 @@ class Registry:
         SettingsError: it is another's. TransportError: the broker does not answer now.
         """
         with self._lock:
+            self._existing = existing
             self._read()
             self._heard = self._position
             output_id = self._id(wish.output)
-            if not self._mine(wish.output, output_id):
-                self._write_claim(wish, output_id, existing)
-            own, owner = self._settings.app.id, self.claims.owner(wish.output, output_id)
-            mine = self._mine(wish.output, output_id)
-            if owner is None or owner.app != own:
-                self._withdraw(mine)
-                raise refusal(wish, own, owner)
-            # Several workers may have claimed at once: one claim is enough, and the first counts.
-            self._withdraw([*mine[1:], *self.claims.over(wish.output, output_id, own)])
+            owner = self._settle(wish, output_id)
             self._owned.append((wish, output_id))
             return owner
 
-    def _mine(self, output: str, output_id: bytes) -> list[Living]:
-        return [each for each in self.claims.of(output, output_id) if each.app == self._settings.app.id]
+    def _settle(self, wish: Wish, output_id: bytes, *, again: bool = False) -> Living:
+        """Claims the output where no claim of this application stands. SettingsError: it is another's.
 
-    def _write_claim(self, wish: Wish, output_id: bytes, existing: Mapping[str, int]) -> None:
+        `again`: it was this application's, which goes before whoever has written nothing yet.
+        """
+        if not self.claims.of_app(wish.output, output_id, self._settings.app.id):
+            self._write_claim(wish, output_id, again=again)
+        own, owner = self._settings.app.id, self.claims.owner(wish.output, output_id)
+        mine = self.claims.of_app(wish.output, output_id, self._settings.app.id)
+        if owner is None or owner.app != own:
+            self._append([(each.key, None) for each in mine])
+            raise refusal(wish, own, owner)
+        # Several workers may have claimed at once: one claim is enough, and the first counts.
+        over = [*mine[1:], *self.claims.over(wish.output, output_id, own)]
+        if over:
+            self._append([(each.key, None) for each in over])
+        return owner
+
+    def _write_claim(self, wish: Wish, output_id: bytes, *, again: bool) -> None:
         own, others = self._settings.app.id, self.claims.of(wish.output, output_id)
+        states = self._app.transport.log_counts([each.claim.changelog for each in others if each.claim.changelog])
+        existing = {**self._existing, **states}
         has_state = self._has_records(wish.changelog, wish.partitions)
-        if not others and not has_state and self._has_records(wish.output, wish.partitions):
+        if not others and not has_state and not again and self._has_records(wish.output, wish.partitions):
             before = rivals(existing, wish.source, wish.changelog, wish.output, self.claims)
             for app, changelog in before.items():
                 if self._has_records(changelog, existing[changelog]):
@@ -118,7 +133,7 @@ class Registry:
         )
         claim = Claim(
             output=wish.output, output_id=output_id, app=own, changelog=wish.changelog,
-            precedes=has_state and alone, claimed_ms=self._clock.now_ms(),
+            precedes=(has_state or again) and alone, claimed_ms=self._clock.now_ms(),
         )  # fmt: skip
         self._append([(claim_key(wish.output, own, uuid.uuid4().hex), packed(claim))])
 
@@ -133,10 +148,6 @@ class Registry:
             if topic in found or time.monotonic() > deadline_s:
                 return found.get(topic, b"")
             time.sleep(ID_PAUSE_S)
-
-    def _withdraw(self, living: list[Living]) -> None:
-        if living:
-            self._append([(each.key, None) for each in living])
 
     def _append(self, entries: Sequence[tuple[bytes, bytes | None]]) -> int:
         """Writes records and reads up to them; the offset of the last one."""
@@ -166,15 +177,14 @@ class Registry:
         """Takes in what the topic has now. What workers say of their names is for those who follow."""
         place = (self.topic, 0)
         self._app.transport.read_log(
-            {place: self._position}, lambda _topic, _partition, records: self._take(records), self._keep_going
+            {place: self._position},
+            lambda _topic, _partition, records: self._take(records),
+            lambda: not self._app.should_stop,
         )
 
     def _take(self, records: Records) -> list[tuple[int, Incarnation]]:
         self._position = max(self._position, records.last_offset + 1)
         return self.claims.take(records)
-
-    def _keep_going(self) -> bool:
-        return not self._app.should_stop
 
     # -- while running ----------------------------------------------------------------------------------------
 
@@ -201,7 +211,10 @@ class Registry:
             try:
                 await asyncio.to_thread(self._announce)
                 follower = await asyncio.to_thread(open_follower, self._app.transport, {(self.topic, 0): self._heard})
-                while True:
+                look_s = time.monotonic()  # at once: it may be another topic since the last time
+                while time.monotonic() < look_s or not await asyncio.to_thread(self._is_other):
+                    if time.monotonic() >= look_s:
+                        look_s = time.monotonic() + LOOK_S
                     runs = await asyncio.to_thread(follower.fetch, FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS)
                     for _, _, records, _ in runs:
                         if len(records):
@@ -215,13 +228,38 @@ class Registry:
 
     def _hear(self, records: Records) -> None:
         with self._lock:
+            keys = [records.key(index) or b"" for index in range(len(records))]
+            if any(key.startswith(f"output/{wish.output}/".encode()) for wish, _ in self._owned for key in keys):
+                self._read_again()
             for offset, said in self._take(records):
                 self._answer(offset, said)
-            for wish, output_id in self._owned:
-                owner = self.claims.owner(wish.output, output_id)
-                if owner is not None and owner.app != self._settings.app.id:
-                    raise refusal(wish, self._settings.app.id, owner)
             self._heard = records.last_offset + 1
+
+    def _is_other(self) -> bool:
+        """Whether the topic is another one than before: then all of it is read again, and followed from its end."""
+        with self._lock:
+            now = self._app.transport.log_ids([self.topic]).get(self.topic, b"")
+            before, self._log = self._log, now or self._log
+            if not (before and now and before != now):
+                return False
+            log.warning("%s was made anew: outputs are claimed in it again", self.topic)
+            self._read_again()
+            self._heard, self._announced = self._position, None
+            return True
+
+    def _read_again(self) -> None:
+        """Takes in the whole topic: who claims an output of this worker's may have found no claim on it there.
+
+        SettingsError: the output is another's.
+        """
+        self.claims, self._position = Claims(), 0
+        self._read()
+        for wish, output_id in self._owned:
+            owner = self.claims.owner(wish.output, output_id)
+            if not self.claims.of_app(wish.output, output_id, self._settings.app.id):
+                self._settle(wish, output_id, again=True)
+            elif owner is not None and owner.app != self._settings.app.id:
+                raise refusal(wish, self._settings.app.id, owner)
 
     # -- names of workers -------------------------------------------------------------------------------------
 

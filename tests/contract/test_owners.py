@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from streams.settings import read
 from streams.sync.topics import SyncTopics
 from streams.v1.owner_pb2 import Claim
 from streams.v1.patch_pb2 import Patch
+from tests.broker import Broker
 from tests.contract.site import Site
 
 OWNERS = "streams.owners"
@@ -28,10 +30,10 @@ def _app(site: Site, name: str = "", output: str = "") -> App:
     return app
 
 
-async def _living(site: Site) -> list[str]:
+async def _living(site: Site, owners: str = OWNERS) -> list[str]:
     """The apps that claim the site's output, the owner first."""
     claims = Claims()
-    reader = await asyncio.to_thread(site.batches, OWNERS)
+    reader = await asyncio.to_thread(site.batches, owners)
     for records in reader:
         claims.take(records)
     return [each.app for each in claims.of(site.patches, b"")]
@@ -199,3 +201,47 @@ async def test_of_two_applications_that_start_at_once_one_owns(site: Site) -> No
     claims = [key for key in [found.key for found in await site.read(OWNERS)] if key and left.app.encode() in key]
     assert [claim_key(left.output, left.app, "1")] == [key for key in claims if key.startswith(b"output/")]
     assert refused != owner
+
+
+@pytest.mark.parametrize("how", ["emptied", "made anew"])
+async def test_an_owner_whose_claim_is_gone_claims_again(site: Site, how: str) -> None:
+    """Somebody emptied the topic or deleted it under a running owner; who comes next finds nobody there."""
+    await site.create(partitions=1)
+    owners = f"{site.source}.owners"
+    app = site.app({"app.owners_topic": owners})
+    app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.send([DeviceState(device_id="d-1", battery=1)])
+        await site.records(site.patches, 1, worker)
+        if how == "emptied":
+            await site.empty(owners)
+        else:
+            await site.delete(owners)
+            await site.create(owners, partitions=1)
+        await site.write(owners, b"x", b"y", b"z", key=b"unknown", partition=0)
+        claim = Claim(output=site.patches, app="other", changelog="other-changelog")
+        await site.write(owners, packed(claim), key=claim_key(site.patches, "other", "1"), partition=0)
+        await site.until(lambda: len(app.declaring.registry.claims.of(site.patches, b"")) == 2, worker)
+        await site.send([DeviceState(device_id="d-1", battery=2)])
+        await site.records(site.patches, 2, worker)
+
+    assert [f"fleet-{site.source}", "other"] == await _living(site, owners)
+    assert {b"d-1": [1, 2]} == await site.revisions()
+
+
+async def test_of_an_owner_without_a_claim_and_another_one_only_one_goes_on(kafka: Broker, tmp_path: Path) -> None:
+    """The topic was deleted before the first output; the second application finds nothing of the first one."""
+    site = Site(kafka.url, tmp_path)
+    await site.create(partitions=1)
+    owners = f"{site.source}.owners"
+    apps = [site.app({"app.id": f"{name}-{site.source}", "app.owners_topic": owners}) for name in ("first", "second")]
+    for app in apps:
+        app.sync(site.source, DeviceState)
+    async with site.running(apps[0]) as first:
+        await site.delete(owners)
+        with pytest.raises(SettingsError, match=f"while first-{site.source} owns it"):
+            await _serve(apps[1])
+        await site.send([DeviceState(device_id="d-1", battery=1)])
+        await site.records(site.patches, 1, first)
+
+    assert {b"d-1": [1]} == await site.revisions()
