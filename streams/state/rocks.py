@@ -26,6 +26,7 @@ from rocksdict import (
 )
 
 from streams._native import RESERVED_PREFIX, Records
+from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import StateError
 
 __all__ = ["Memory", "Store", "StoreName"]
@@ -43,6 +44,8 @@ TOMBSTONES_END = RESERVED + b"tombstone0"
 TOMBSTONES_KEY = RESERVED + b"tombstones"
 """Changelog offset up to which that list is whole, and its length, eight bytes each. A release that does not know of
 the list moves the rows' offset alone, and is seen by it."""
+WRITTEN_KEY = RESERVED + b"written-ms"
+"""When the store last came as far as the offset says; older releases pass it over."""
 NAME_KEY = RESERVED + b"name"
 """Whose rows these are; older releases pass it over."""
 
@@ -113,8 +116,9 @@ class Store:
     Raises StateError: held by another process, written by a newer release, or damaged.
     """
 
-    def __init__(self, path: str | Path, memory: Memory | None = None) -> None:
+    def __init__(self, path: str | Path, memory: Memory | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.path = Path(path)
+        self._clock = clock
         with self._named_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             if any(map(_is_endless, self.path.glob("MANIFEST-*"))):
@@ -123,6 +127,7 @@ class Store:
         try:
             self._check_format()
             self._tombstones = self._listed()
+            self._offset = self.changelog_offset()
         except BaseException:
             self._db.close()
             raise
@@ -177,13 +182,31 @@ class Store:
                 batch.put(ROW + key, value)
         offset = changelog_offset.to_bytes(8, "big", signed=True)
         batch.put(OFFSET_KEY, offset)
+        if changelog_offset != self._offset:
+            batch.put(WRITTEN_KEY, self._now())
         made = self._move(batch, moved) if moved is not None else 0
         if self._tombstones is not None and moved is not None:
             batch.put(TOMBSTONES_KEY, offset + (self._tombstones + made).to_bytes(8, "big"))
         with self._named_errors():
             self._db.write(batch)
+        self._offset = changelog_offset
         if self._tombstones is not None:
             self._tombstones += made
+
+    def up_to_date(self) -> None:
+        """Notes that the store equals its changelog now, as far as its offset says."""
+        with self._named_errors():
+            self._db.put(WRITTEN_KEY, self._now())
+
+    @property
+    def age_ms(self) -> int | None:
+        """For how long the store has been where it is; None: an older release wrote here."""
+        with self._named_errors():
+            written = self._db.get(WRITTEN_KEY)
+        return None if written is None else self._clock.now_ms() - int.from_bytes(written, "big")
+
+    def _now(self) -> bytes:
+        return self._clock.now_ms().to_bytes(8, "big")
 
     def changelog_offset(self) -> int | None:
         """The offset of the last `write`; None for a store that has none."""

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from streams.state.rocks import StoreName
 from streams.transport.identity import Bounds, is_other
 
+BEHIND_MS_MAX = 12 * 3_600_000
+"""Half of what Kafka keeps a removed row's mark for (`delete.retention.ms`), and the embedded log too. A store that was
+away for longer may never hear of a removal: a deleted key would live on there, in an epoch that is over."""
+
 __all__ = ["Identity", "unfit"]
 
 
@@ -19,11 +23,13 @@ class Identity:
     output: bytes = b""
 
 
-def unfit(found: StoreName | None, wanted: StoreName, offset: int | None, changelog: Bounds) -> str | None:
+def unfit(
+    found: StoreName | None, wanted: StoreName, offset: int | None, changelog: Bounds, age_ms: int | None = None
+) -> str | None:
     """Why a store must be made anew from the changelog; None: it is the wanted one, or has nothing yet.
 
     `offset`: up to which it says to equal its changelog. Without a name nobody knows which changelog that was: another
-    one may have outgrown the offset since.
+    one may have outgrown the offset since. `age_ms`: for how long it has been at that offset, where it says so.
     """
     if offset is None:
         return None
@@ -35,4 +41,6 @@ def unfit(found: StoreName | None, wanted: StoreName, offset: int | None, change
         return "it holds the rows of another changelog"
     if offset > changelog.end:
         return f"it is at offset {offset} and its changelog ends at {changelog.end}"
+    if offset < changelog.end and age_ms is not None and age_ms > BEHIND_MS_MAX:
+        return f"it is {age_ms // 3_600_000} hours old, and its changelog tells of removed rows for a day only"
     return None

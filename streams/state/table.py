@@ -298,6 +298,9 @@ class States:
                     for state in new.values():
                         state.close()
             if restored:
+                for state in new.values():
+                    if state.store is not None:
+                        state.store.up_to_date()
                 self.restore_seconds = time.perf_counter() - began
                 self._partitions.update(new)
 
@@ -362,7 +365,7 @@ class States:
             start, end = self._log.log_start, self._log.open_end
             if offset is not None:
                 bounds = Bounds(start(self.changelog_topic, partition), end(self.changelog_topic, partition))
-                fault = unfit(store.name, name, offset, bounds)
+                fault = unfit(store.name, name, offset, bounds, store.age_ms)
                 if fault is not None:
                     log.warning("state store %s: %s; it is made anew from %s", path, fault, self.changelog_topic)
                     store.close()

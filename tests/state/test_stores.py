@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from streams._native import Records
+from streams.clock import ManualClock
 from streams.state.rocks import Store, StoreName
-from streams.state.stores import unfit
+from streams.state.stores import BEHIND_MS_MAX, unfit
 from streams.transport.identity import Bounds
 
 A, B = b"a" * 16, b"b" * 16
@@ -37,6 +38,33 @@ def test_a_store_that_cannot_prove_itself_is_named(
     fault = unfit(found, OURS, offset, LOG)
 
     assert fault is None if told is None else fault is not None and told in fault
+
+
+@pytest.mark.parametrize(
+    ("offset", "age_ms", "fits"),
+    [(50, BEHIND_MS_MAX, True), (50, BEHIND_MS_MAX + 1, False), (100, 10 * BEHIND_MS_MAX, True), (50, None, True)],
+)
+def test_a_store_that_was_away_for_long_may_have_missed_removals(offset: int, age_ms: int | None, fits: bool) -> None:
+    """Not where nothing was written meanwhile, and not where an older release has noted no time."""
+    assert fits == (unfit(OURS, OURS, offset, LOG, age_ms) is None)
+
+
+def test_a_store_is_as_old_as_its_offset(tmp_path: Path) -> None:
+    """Rows that do not bring it further make it no younger: others' rows before them are what it lacks."""
+    clock, rows = ManualClock(), Records()
+    rows.append(b"d", b"row")
+    store = Store(tmp_path / "0", clock=clock)
+    assert store.age_ms is None
+    store.write(rows, 7)
+    clock.advance(1_000)
+    store.write(rows, 7)
+    assert 1_000 == store.age_ms
+    store.write(rows, 8)
+    assert 0 == store.age_ms
+    clock.advance(1_000)
+    store.up_to_date()
+    assert 0 == store.age_ms
+    store.close()
 
 
 def test_a_name_is_kept(tmp_path: Path) -> None:
