@@ -89,6 +89,7 @@ class ChunkConsumer:
         self._order: defaultdict[TP, deque[int]] = defaultdict(deque)
         self._next: dict[tuple[str, int], int] = {}  # where the next chunk of a partition begins, in this epoch
         self.turns = Turns()
+        self._handing_over = asyncio.Lock()
         self._working = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -169,9 +170,12 @@ class ChunkConsumer:
             )
         self._next[where] = chunk.last + 1
         chunk.complete = True
-        for ready in self.turns.ready(chunk):
-            if self.is_current(ready):
-                await self.pipeline.submit(ready)
+        # One after the other: a small chunk that finds room while a large one waits for it would have the latter's rows
+        # in its own transaction, since a mark contains the lower ones.
+        async with self._handing_over:
+            for ready in self.turns.ready(chunk):
+                if self.is_current(ready):
+                    await self.pipeline.submit(ready)
 
     def give_up_waiting(self) -> None:
         """Ordinary events in agents' hands are not waited for any more; they are not committed either."""
@@ -187,7 +191,10 @@ class ChunkConsumer:
         for told in self.outcomes:
             told(False)
         self.failing.failed(error, unit, fault)
-        await self.on_unit_failed(error)
+        try:
+            await self.on_unit_failed(error)
+        except Exception as trouble:  # noqa: BLE001 - nobody waits for the task that commits: it would just be gone
+            await self.app.crash(trouble)
 
     async def on_unit_committed(self, unit: Unit) -> None:
         """Offsets of the unit are durable, or must be committed now, by guarantee."""
