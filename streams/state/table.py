@@ -271,7 +271,7 @@ class States:
     @property
     def keys(self) -> int:
         """Rows held in memory by this worker."""
-        return sum(len(state.table) for state in self._partitions.values())
+        return sum(len(state.table) for state in self)
 
     def assign(self, partitions: set[int], keep_going: Callable[[], bool], progress: Progress | None = None) -> None:
         """Brings the state in line with the assignment: gives up partitions, restores new ones. Blocks.
@@ -334,7 +334,7 @@ class States:
 
     def drop_pending(self) -> None:
         """Uncommitted rows go; the committed ones stay."""
-        for state in self._partitions.values():
+        for state in self:  # a restore may be under way, which adds partitions without any
             state.table.drop_pending()
 
     def forget(self) -> None:
