@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Generic, Literal, get_args
 
@@ -153,8 +154,7 @@ class Follower(Generic[M]):
 
     def _begin_anew(self) -> None:
         """A place that was lost is given up for good once nothing of before is left: it is told once."""
-        busy = {run.partition for run in self._runs} | ({self._lent[0]} if self._lent is not None else set())
-        for partition in self.places.fresh.keys() - busy:
+        for partition in self.places.fresh.keys() - _busy(self._runs, self._lent):
             offset = self.places.fresh.pop(partition)
             self._taken[partition] = max(offset, self._taken.get(partition, offset))
 
@@ -174,9 +174,15 @@ class Follower(Generic[M]):
         return Step(save=save, commit=moved if self._commits else {}, log=self.places.log)
 
     def _safe(self) -> dict[int, int]:
-        """Per partition the offset up to which everything was taken, and every gap asked for."""
-        safe = {}
-        for partition, offset in self._taken.items():
+        """Per partition the offset up to which everything was taken, and every gap asked for.
+
+        Behind the last record it is the end: the markers of transactions that stand before it are no loss when
+        retention has removed them.
+        """
+        safe, busy = {}, _busy(self._runs, self._lent)
+        ends = {partition: offset for partition, offset in self._reached.items() if offset and partition not in busy}
+        for partition in self._taken.keys() | ends.keys():
+            offset = max(self._taken.get(partition, 0), ends.get(partition, 0))
             if not self.places.counts(partition):
                 continue
             floor = self._asks.floor(partition) if self._asks is not None else None
@@ -267,6 +273,11 @@ class Follower(Generic[M]):
         if self._runs and self._runs[0].partition == partition:
             self._index = 0
         self._runs = deque(run for run in self._runs if run.partition != partition)
+
+
+def _busy(runs: Iterable[Run], lent: tuple[int, int] | None) -> set[int]:
+    """Partitions of which something was fetched that is not taken yet."""
+    return {run.partition for run in runs} | ({lent[0]} if lent is not None else set())
 
 
 def _named(setting: str, name: object) -> list[Finding]:

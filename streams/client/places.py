@@ -126,6 +126,8 @@ class Places:
             if first > expected:
                 self._jumped.setdefault(run.partition, expected)
             self._fetched[run.partition] = run.records.last_offset + 1
+        # Markers of transactions stand before the end: no record is left out there, whatever retention removes.
+        self._fetched[run.partition] = max(self._fetched[run.partition], run.end)
         return True
 
     def begin(self, partition: int, bounds: Bounds, loaded: Loaded | None) -> tuple[list[Run], bool]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from streams.client import BlockingReceiver
+from streams._native import KafkaProducer, Records
+from streams.client import BlockingReceiver, Receiver
 from streams.client.beginning import Bounds, LogReplaced
 from streams.client.follow import Follower
 from streams.client.step import Result
@@ -16,6 +17,7 @@ from streams.demo.v1.device_pb2 import DeviceState
 from tests.broker import Broker
 from tests.client.place import History, Place
 from tests.client.test_follow import life, run
+from tests.client.test_kept import cut
 from tests.client.test_receiver import GROUP, device
 
 LOG = b"a" * 16
@@ -105,3 +107,37 @@ def test_who_makes_up_for_what_he_holds_commits_nothing_backwards() -> None:
         following.absorb(Result(runs=[run(0, made.patches[number], first=number)]), 0)
         assert following.next_change() is None
         assert ({} if number == 2 else {0: 4}) == following.settle().commit
+
+
+async def test_markers_of_transactions_are_no_loss(kafka: Broker, tmp_path: Path) -> None:
+    """All was read, and retention removed it with the markers behind it: nothing is told, nothing is stale."""
+    told: list[LogReplaced] = []
+    with Place(kafka.url, "marked-devices") as place:
+        place.create(partitions=1)
+        producer = KafkaProducer({"bootstrap.servers": kafka.bootstrap, "transactional.id": "marked"})
+        producer.init_transactions(30_000)
+        made, records = History(DeviceState, b"d1"), Records()
+        patch = made.add(device("1"))
+        records.append(patch.key, patch.SerializeToString())
+        producer.begin()
+        producer.produce(place.patches, 0, records)
+        producer.commit(30_000)
+        everything: list[dict[str, Any]] = [
+            {"group": "g1", "datadir": tmp_path / "g1"}, {"group": "g2"}, {"datadir": tmp_path / "by-hand"}
+        ]  # fmt: skip
+        for arguments in everything:
+            async with Receiver(place.url, place.patches, DeviceState, **arguments) as receiver:
+                assert 1 == await receiver.catch_up(30_000)
+        async with Receiver(place.url, place.patches, DeviceState, on_replaced=told.append) as running:
+            assert 1 == await running.catch_up(30_000)
+            await cut(place, 2)
+            assert 0 == await running.catch_up(30_000)
+            assert not running.is_stale("d1")
+        for arguments in everything:
+            async with Receiver(
+                place.url, place.patches, DeviceState, on_replaced=told.append, **arguments
+            ) as receiver:
+                assert 0 == await receiver.catch_up(30_000)
+                assert ("datadir" not in arguments) == receiver.is_stale("d1")
+        producer.close()
+    assert not told
