@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 APP_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:\w+)?")
 SYNCS_SHOWN_MAX = 5
 TARGETS_SHOWN_MAX = 5
+APPS_SHOWN_MAX = 5
 """The banner has at most 12 lines, whatever the settings hold."""
 
 
@@ -73,19 +74,28 @@ def _run(app_name: str | None, config: Path | None, given: dict[str, object], *,
     app = _app_in_code(app_name) if app_name else _app_of_file(config)
     settings = app.settings
     if not child:
-        click.echo("\n".join(banner(settings)))
+        _say("\n".join(banner(settings)))
     if settings.app.workers > 1:
         commands = [_child(index, settings, app_name, config, given) for index in range(settings.app.workers)]
-        return supervisor.supervise(commands, settings.app.drain_timeout_ms, lambda text: click.echo(text, err=True))
+        return supervisor.supervise(commands, settings.app.drain_timeout_ms, lambda text: _say(text, err=True))
     if child:
         threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _make(Path(settings.app.datadir))
     returned = threading.Event()
     try:
-        app.run_worker(ready=lambda: click.echo(_ready_line(settings)), ending=lambda: _end_in_time(app, returned))
+        app.run_worker(ready=lambda: _say(_ready_line(settings)), ending=lambda: _end_in_time(app, returned))
     finally:
         returned.set()
     return 0
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """A line for whoever reads it: a pipe that was closed, or a full disk, is no reason not to work."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        stream = sys.stderr if err else sys.stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left in its buffer, at exit
 
 
 def _make(datadir: Path) -> None:
@@ -158,11 +168,13 @@ def _app_in_code(name: str) -> App:
         raise SettingsError(
             Finding("-A", name, "a module that Python finds from here", f"there is no {error.name}; check PYTHONPATH")
         ) from None
-    found = getattr(module, attribute or "app", None)
+    attribute = attribute or "app"
+    found = getattr(module, attribute, None)
     if not isinstance(found, App):
-        raise SettingsError(
-            Finding("-A", f"{name}, which is {type(found).__name__}", "a streams.App", "name it: -A module:variable")
-        )
+        what = f"which is {type(found).__name__}" if hasattr(module, attribute) else f"which has no {attribute}"
+        others = [each for each, value in vars(module).items() if isinstance(value, App)][:APPS_SHOWN_MAX]
+        cure = " or ".join(f"-A {module_name}:{each}" for each in others) or "-A module:variable"
+        raise SettingsError(Finding("-A", f"{name}, {what}", "a streams.App", f"name it: {cure}"))
     return found
 
 

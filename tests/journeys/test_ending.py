@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
 
+from tests.broker import free_port
 from tests.journeys.process import Worker
 from tests.journeys.test_health import config, produce
 
@@ -44,6 +48,15 @@ def holding(folder: Path, url: str, hold: str, *more: str) -> Worker:
     (folder / "fleet.py").write_text(HOLDS.format(topic=topic, url=url, hold=hold))
     produce(folder, url, topic, {"deviceId": "secret-1"})
     return Worker("-A", "fleet", f"--set=app.drain_timeout_ms={DRAIN_MS}", *more, cwd=folder)
+
+
+def is_ready(port: int) -> bool:
+    """Whether the worker on this port says so."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def wait_for_file(worker: Worker, path: Path) -> None:
@@ -148,3 +161,29 @@ def test_a_signal_while_the_app_is_imported(tmp_path: Path, number: signal.Signa
         wait_for_file(worker, tmp_path / "holds")
 
         assert code == worker.stop(number)
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_worker_whose_output_nobody_reads_works(tmp_path: Path, closed: str) -> None:
+    """`streams worker | head -1`: what it prints is not what it is for. A full disk under it is the same."""
+    config(tmp_path, f"embedded://{tmp_path}/log", "devices")
+    produce(tmp_path, f"embedded://{tmp_path}/log", "devices", {"deviceId": "d-1"})
+    reading, writing = os.pipe()
+    os.close(reading)
+    port = free_port()
+    given: dict[str, int] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, closed: writing}
+    command = [sys.executable, "-m", "streams.cli", "worker", "--config=streams.toml", f"--set=app.web_port={port}"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=given["stdout"], stderr=given["stderr"]) as process:
+        os.close(writing)
+        try:
+            for _ in range(600):
+                if is_ready(port):
+                    break
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=30)
+        finally:
+            process.kill()
+
+    assert 0 == code
