@@ -11,7 +11,6 @@ from typing import Any
 
 import faust
 from faust.types import TP
-from faust.web.base import BlueprintManager
 from google.protobuf.message import Message
 from typing_extensions import override
 
@@ -24,6 +23,7 @@ from streams.errors import Finding, HeldError, SettingsError, TransportError
 from streams.log_watch import LogWatch
 from streams.lookup.lookups import Found
 from streams.loop_watch import LoopWatch
+from streams.observe.door import Web
 from streams.observe.health import Health
 from streams.observe.hosts import web_options
 from streams.observe.metrics import Metrics
@@ -382,9 +382,7 @@ class App(faust.App):
 
     @override
     def _new_web(self) -> Any:
-        made: Any = super()._new_web()
-        made.blueprints = BlueprintManager()  # Faust's: its page at / says OK whatever happens
-        return made
+        return Web(self)
 
     @cached_property
     @override
