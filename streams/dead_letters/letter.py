@@ -11,6 +11,7 @@ The letter has the record's own key, value and headers, untouched, and one famil
     dlq-target            the target that could not be given it; absent: it died as an event
     dlq-length            only in a stub: bytes of the value that did not fit its topic
     dlq-sha256            only in a stub: SHA-256 of that value, in hex
+    dlq-headers-unread    in no letter: stands for the headers of a record that has more than its reader reads
 
 The family is replaced, never appended: a record that dies, is replayed and dies again has one family, with the origin
 of its first death. The native core writes the same letters for the records it refuses.
@@ -38,6 +39,10 @@ RECORD_OVERHEAD_BYTES = 128
 """What Kafka's format adds to a record that is sent alone: 61 bytes of batch, the rest lengths, offset and time."""
 HEADER_OVERHEAD_BYTES = 10
 """Two lengths of at most five bytes."""
+
+HEADERS_MAX = 50_000
+"""Headers of one record that are kept: half of what librdkafka reads, above which it gives none of them."""
+UNREAD = "headers-unread"
 
 Header = tuple[str, bytes | None]
 
@@ -85,7 +90,7 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
         log = first_log
     # A stub that somebody sent back stays one: without its value it must not pass for a DELETE later.
     is_stub = records.value(index) is None and "length" in family
-    return Letter(
+    letter = Letter(
         topic,
         partition,
         offset,
@@ -100,6 +105,10 @@ def bury(records: Records, index: int, topic: str, partition: int, error: InputE
         family.get("sha256") if is_stub else None,
         topic_id=log,
     )
+    if UNREAD not in family and len(headers) <= HEADERS_MAX:
+        return letter
+    # What a record does not say whole is not sent back: a replay would take the rest for all of it.
+    return replace(letter if is_stub else _stub(letter), headers=())
 
 
 def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
@@ -111,8 +120,7 @@ def write(out: Records, letter: Letter, record_bytes_max: int) -> Letter:
     """
     fitting = letter
     if _size(letter) > record_bytes_max and letter.length is None:
-        value = letter.value or b""
-        fitting = replace(letter, value=None, length=len(value), sha256=hashlib.sha256(value).hexdigest())
+        fitting = _stub(letter)
     if _size(fitting) > record_bytes_max:
         fitting = replace(fitting, headers=())
     if _size(fitting) > record_bytes_max:
@@ -188,6 +196,12 @@ def replayed(out: Records, letter: Letter) -> None:
     family = _written(replace(letter, replay_count=letter.replay_count + 1))
     kept = [(name, value) for name, value in family if name not in ("dlq-reason", "dlq-error")]
     out.append(letter.key, letter.value, [*letter.headers, *kept])
+
+
+def _stub(letter: Letter) -> Letter:
+    """The letter without its value."""
+    value = letter.value or b""
+    return replace(letter, value=None, length=len(value), sha256=hashlib.sha256(value).hexdigest())
 
 
 def _written(letter: Letter) -> list[tuple[str, bytes]]:

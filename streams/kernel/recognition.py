@@ -29,6 +29,10 @@ Trace = tuple[bytes, bytes]
 
 LETTER_LENGTH = "dlq-length"
 """Header of a dead letter that lacks its record's value, for its size or because it is sealed: how long that was."""
+HEADERS_MAX = 50_000
+"""Headers of one record that are read: half of what librdkafka reads. Above that it gives none of them."""
+HEADERS_UNREAD = "dlq-headers-unread"
+"""Header that stands for those of a record which its reader could not read."""
 UNREADABLE = ("time", "traceparent", "tracestate", "correlation-id")
 """Attributes that cost an event nothing when they cannot be read."""
 TYPE_URL = "type.googleapis.com/"
@@ -95,6 +99,8 @@ class Recognised:
 def recognise(rules: Rules, value: bytes | None, headers: Headers = ()) -> Recognised:
     """Say which event a record carries; InputError with the reason of its dead letter where it carries none."""
     found = _by_name(headers)
+    if HEADERS_UNREAD in found or len(headers) > HEADERS_MAX:
+        raise InputError("record-too-large", f"more than {HEADERS_MAX} headers, which nobody reads; send fewer")
     event, says_binary = Recognised(), "ce_specversion" in found and "ce_id" in found
     in_headers = says_binary and rules.format in ("auto", "cloudevents")
     # What a record says of itself holds in every format, also what that format has no use for.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka_sys as sys;
+use streams_kernel::envelope::HEADERS_UNREAD;
 use streams_kernel::records::Records;
 use sys::rd_kafka_resp_err_t as ErrorCode;
 
@@ -392,8 +393,11 @@ fn append(
         let key = view(message.key, message.key_len);
         records.push(key, view(message.payload, message.len), timestamp_ms, message.offset)?;
         let mut headers = ptr::null_mut();
-        if sys::rd_kafka_message_headers(message, &mut headers) != ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Ok(());
+        match sys::rd_kafka_message_headers(message, &mut headers) {
+            ErrorCode::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+            ErrorCode::RD_KAFKA_RESP_ERR__NOENT => return Ok(()),
+            // Above 100,000 librdkafka gives none: without a word the record would be read as one that says nothing.
+            _ => return records.push_header(HEADERS_UNREAD, Some(b"")),
         }
         for index in 0.. {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);

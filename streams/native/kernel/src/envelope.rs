@@ -21,6 +21,12 @@ pub const ERROR_BYTES_MAX: usize = 1024;
 /// Header of a dead letter that lacks its record's value, for its size or because it is sealed: how long that was.
 pub const LETTER_LENGTH: &[u8] = b"dlq-length";
 
+/// Headers of one record that are read: half of what librdkafka reads, above which it gives none of them. A copy and a dead
+/// letter have some more.
+pub const HEADERS_MAX: usize = 50_000;
+/// Header that stands for those of a record which its reader could not read.
+pub const HEADERS_UNREAD: &[u8] = b"dlq-headers-unread";
+
 /// Why a record cannot become an event; its code is the `dlq-reason` header and the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -310,6 +316,7 @@ pub(crate) struct Headers<'a> {
     sequence: Option<&'a [u8]>,
     time: &'a [u8],
     dataref: bool,
+    is_unread: bool,
     start: Trace<'a>,
 }
 
@@ -355,6 +362,7 @@ impl<'a> Headers<'a> {
             b"ce_sequence" => self.sequence = Some(value),
             b"ce_time" => self.time = value,
             b"ce_dataref" => self.dataref = true,
+            HEADERS_UNREAD => self.is_unread = true,
             b"ce_traceparent" => self.start.traceparent = value,
             b"ce_tracestate" => self.start.tracestate = value,
             _ => return false,
@@ -376,6 +384,9 @@ pub fn origin<'a>(record: &Record<'a>) -> Option<Origin<'a>> {
 /// Recognises one record. `scratch` holds what the record does not hold as it is.
 pub fn recognise<'a>(rules: &Recognition, record: &Record<'a>, scratch: &'a mut Scratch) -> Result<Event<'a>, Refusal> {
     let headers = Headers::read(record);
+    if headers.is_unread || record.header_count() > HEADERS_MAX {
+        return Err(too_many_headers());
+    }
     let mut event = Event::new();
     // What a record says of itself holds in every format, also what that format has no use for.
     rules.judge(headers.event_type, headers.schema)?;
@@ -402,6 +413,16 @@ pub fn recognise<'a>(rules: &Recognition, record: &Record<'a>, scratch: &'a mut 
     event.note_correlation(headers.correlation);
     event.note_traces(headers.hop, beside.start);
     Ok(event)
+}
+
+/// Whether what a record says in its headers is not known, or too much to be kept.
+pub(crate) fn has_too_many_headers(record: &Record<'_>) -> bool {
+    record.header_count() > HEADERS_MAX || record.headers().any(|(name, _)| name == HEADERS_UNREAD)
+}
+
+#[cold]
+fn too_many_headers() -> Refusal {
+    Refusal::new(Reason::RecordTooLarge, format!("more than {HEADERS_MAX} headers, which nobody reads; send fewer"))
 }
 
 enum ContentType {

@@ -931,11 +931,13 @@ impl Call<'_> {
         let origin = self.origin(record);
         let own_log = self.owner.record.log();
         let letters = &mut self.step.dead_letters;
-        let value = record.value().filter(|_| !job.sealed);
+        // What a record cannot say whole is not sent back: a replay would take the rest for all of it.
+        let is_partial = envelope::has_too_many_headers(record);
+        let value = record.value().filter(|_| !job.sealed && !is_partial);
         letters.push(record.key(), value, record.timestamp_ms(), record.offset())?;
         // A stub that somebody sent back stays one: without its value it must not pass for a DELETE later.
         let is_stub = |name: &[u8]| record.value().is_none() && OF_STUBS.contains(&name);
-        for (name, value) in record.headers() {
+        for (name, value) in record.headers().filter(|_| !is_partial) {
             if name == b"dlq-replay-count" || !name.starts_with(b"dlq-") || is_stub(name) {
                 letters.push_header(name, value)?;
             }
@@ -957,7 +959,8 @@ impl Call<'_> {
         header("dlq-reason", refusal.reason.code().as_bytes())?;
         header("dlq-error", cut(&refusal.text, ERROR_BYTES_MAX).as_bytes())?;
         header("dlq-format", DEAD_LETTER_FORMAT)?;
-        if let (true, Some(value)) = (job.sealed, record.value()) {
+        if is_partial || (job.sealed && record.value().is_some()) {
+            let value = record.value().unwrap_or_default();
             header("dlq-length", value.len().to_string().as_bytes())?;
             header("dlq-xxh3", format!("{:016x}", digest(value)).as_bytes())?;
         }
