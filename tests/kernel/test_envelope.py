@@ -184,6 +184,8 @@ def test_record_header_beats_attribute() -> None:
         (RULES, b"\xff", [("content-type", b"application/cloudevents+protobuf")], "bad-envelope"),
         (RULES, b"{}", [("content-type", b"application/cloudevents+json")], "bad-envelope"),
         (RULES, b"x", [("content-encoding", b"gzip")], "bad-compression"),
+        (RULES, b"x", [("dlq-headers-unread", b"")], "record-too-large"),
+        (RULES, None, [("", b"")] * 50_001, "record-too-large"),
         (RULES, b"x", [("content-encoding", b"zstd")], "bad-compression"),
         (RULES, b"x", [("ce_specversion", b"1.0"), ("ce_id", b"\xff")], "bad-envelope"),
         (Rules("acme.Device", record_bytes_max=3), b"xxxx", [], "record-too-large"),

@@ -30,8 +30,8 @@ Headers = Sequence[tuple[str, bytes | None]]
 Event = tuple[bytes | None, bytes | None, Headers]
 
 
-def make_job(**changes: Any) -> Job:
-    """A job over DeviceState that ignores `last_seen_us`, with the settings that a test names."""
+def make_job(schema: Any = SCHEMA.native, **changes: Any) -> Job:
+    """A job over DeviceState, or `schema`, that ignores `last_seen_us`, with the settings that a test names."""
     settings: dict[str, Any] = {
         "type": SCHEMA.full_name,
         "fingerprint": SCHEMA.fingerprint,
@@ -49,12 +49,12 @@ def make_job(**changes: Any) -> Job:
         "sealed": False,
         "canonicalise": SCHEMA.through_upb,
     }
-    return Job(SCHEMA.native, **(settings | changes))
+    return Job(schema, **(settings | changes))
 
 
-def make_table(**changes: Any) -> Table:
+def make_table(schema: Any = SCHEMA.native, **changes: Any) -> Table:
     """A resident table of partition 0."""
-    return Table(make_job(**changes), 0)
+    return Table(make_job(schema, **changes), 0)
 
 
 def chunk(*events: Event, first: int = 0) -> Records:

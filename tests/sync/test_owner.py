@@ -362,6 +362,29 @@ class TestFence:
             assert right.epoch > patches(late)[-1].epoch
         assert 0 == life.events(first=4).counts["repaired"]
 
+    def test_a_repair_that_became_too_large_is_no_partitions_end(self) -> None:
+        """Somebody lowered record_bytes_max: the call failed, at every start. The row is right, no patch says so."""
+        life = Life()
+        frozen, _ = self.zombie(life)
+        life.start(generation=5)
+        wide = device(battery=3.0, status="x" * 1_000)
+        life.events((b"d", wide, []), first=1)
+        late = frozen.process(chunk(*states(7.0, 8.0), first=1), NOW + 9)
+        life.changelog.extend(frozen.changelog(1, late.mark))
+
+        life.job = make_job(record_bytes_max=500, output_bytes_max=1_000)
+        life.start(generation=6)
+        step = life.events((b"e", b"", []), first=4)
+        row = decode_row(life.table.get(b"d") or b"")
+
+        assert (1, 1) == (step.counts["repaired"], step.counts["requests.too-large"])
+        assert [b"e"] == [patch.key for patch in patches(step)]
+        assert (1, wide) == (row["revision"], row["message"])
+        assert row["epoch"] > patches(late)[-1].epoch
+        life.job = make_job()
+        life.start(generation=7)
+        assert [(Patch.SNAPSHOT, 0, 1)] == kinds(life.ask(b"d"))
+
     def test_a_removal_behind_a_higher_fence_removes_nothing(self) -> None:
         """Its record has the fence in a header."""
         life = Life(make_job(tombstone_retention_ms=1_000))

@@ -14,6 +14,9 @@ use crate::sync::{asked, requested_key};
 pub const RECORD_OVERHEAD_BYTES: usize = 128;
 /// Two lengths of at most five bytes.
 pub const HEADER_OVERHEAD_BYTES: usize = 10;
+/// What a snapshot has beside its key, its type's name and its message: the record and its one header, tags, lengths and
+/// numbers of a Patch. A row has more than a message, so that this is an upper bound.
+const ANSWER_OVERHEAD_BYTES: usize = RECORD_OVERHEAD_BYTES + HEADER_OVERHEAD_BYTES + 128;
 /// Outputs and rows that end a call, whose other records are for the next one: four times what a chunk of 8 MiB comes to.
 /// Only compressed events and answers come to more.
 pub const STEP_BYTES_MAX: usize = 64 << 20;
@@ -47,6 +50,16 @@ impl Bounds {
         Err(Refusal::new(Reason::TooLarge, text))
     }
 
+    /// Whether a state fits the topic of the patches when somebody asks for it, whatever patch it came with: with its key
+    /// twice, and with the name of who asked. `row`: bytes of its row, which are more than those of its message.
+    pub fn check_answer(&self, key: &[u8], row: usize, type_name: usize) -> Result<(), Refusal> {
+        let bytes = ANSWER_OVERHEAD_BYTES + REQUESTER_BYTES_MAX + 2 * key.len() + type_name + row;
+        if bytes <= self.record_bytes_max {
+            return Ok(());
+        }
+        Err(self.too_large("snapshot", bytes))
+    }
+
     /// Whether a record fits its topic; `what` it is of.
     pub fn check_record<'a>(
         &self,
@@ -62,12 +75,17 @@ impl Bounds {
         if bytes <= self.record_bytes_max {
             return Ok(());
         }
+        Err(self.too_large(what, bytes))
+    }
+
+    #[cold]
+    fn too_large(&self, what: &str, bytes: usize) -> Refusal {
         let text = format!(
             "{what} of {bytes} bytes with key and headers, its topic takes {}; raise record_bytes_max, or make message, \
              key or headers smaller",
             self.record_bytes_max
         );
-        Err(Refusal::new(Reason::TooLarge, text))
+        Refusal::new(Reason::TooLarge, text)
     }
 }
 

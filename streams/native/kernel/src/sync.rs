@@ -598,6 +598,8 @@ impl Call<'_> {
             update(job, held, fresh, &arrival, stamp, buffers, counts)?
         };
         job.bounds.check_record("state", key, &self.buffers.row, std::iter::empty())?;
+        // The row holds the whole message: what is larger than its snapshot, nobody could be given again.
+        job.bounds.check_answer(key, self.buffers.row.len(), job.recognition.type_name.len())?;
         if let Some(publication) = published {
             self.publish(record.timestamp_ms(), &arrival, &publication)?;
         }
@@ -901,7 +903,13 @@ impl Call<'_> {
                 let head = PatchHead { key: &key, event_time, ..PatchHead::default() };
                 let now_ms = i64::try_from(self.now_ms).unwrap_or(i64::MAX);
                 let buffers = &mut *self.buffers;
-                append(&mut self.step, self.job, head, &answer, &buffers.delta, &mut buffers.patch, now_ms, &[])?;
+                let written =
+                    append(&mut self.step, self.job, head, &answer, &buffers.delta, &mut buffers.patch, now_ms, &[]);
+                match written {
+                    // The row is right; who holds the other one sees a gap in epochs at the key's next patch.
+                    Err(Stop::Refused(_)) => self.step.counts.requests_too_large += 1,
+                    other => other?,
+                }
             }
         }
         Ok(())
