@@ -28,6 +28,7 @@ class Declaring:
         self._app = app
         self._opener = opener
         self._claimed: set[str] = set()
+        self._counts: dict[str, int] = {}  # partitions, as they were when they were first looked at
         self.registry = Registry(app)
 
     def declare(self, admin: Any, existing: Mapping[str, int]) -> Iterable[str]:
@@ -36,6 +37,7 @@ class Declaring:
         Runs in a thread, again until nothing is missing.
         """
         app, replication = self._app, self._app.settings.app.replication
+        self._counts = dict(existing)
         waiting = [name for name in app.declared if name not in existing]
         create_topics(admin, [(name, app.declared[name], {}) for name in waiting], replication)
         # On the embedded log there is one process: only an output can have two owners, one after the other.
@@ -73,19 +75,29 @@ class Declaring:
             self.registry.start()
 
     async def watch(self) -> None:
-        """Looks at partition counts until the worker stops. SettingsError: one grew, or a topic was made anew smaller.
+        """Looks at partition counts until the worker stops. SettingsError: one of a sync grew, or a topic was made anew
+        smaller. TransportError: another topic that is read here has other partitions than it had.
 
         Kafka's own clients notice after minutes, and then miss the state of the new partitions.
         """
         while not self._app.should_stop:
             await asyncio.sleep(LOOK_PAUSE_S)
             synced = [sync.topics for sync in self._app.syncs.values() if sync.topics.output in self._claimed]
+            own = {name for topics in synced for name in topics.names}
+            others = self._app.topics.read_here() - own
             try:
-                counts = await asyncio.to_thread(
-                    self._app.transport.log_counts, [name for topics in synced for name in topics.names]
-                )
+                counts = await asyncio.to_thread(self._app.transport.log_counts, [*own, *others])
             except TransportError:
                 continue  # a broker that is away is others' to name
             for topics in synced:
                 if topics.source in counts:
                     check_counts(topics, counts)
+            for name in sorted(others & counts.keys()):
+                before = self._counts.setdefault(name, counts[name])
+                if counts[name] != before:
+                    raise TransportError(
+                        f"topic {name}: got {counts[name]} partitions, expected {before}, as when this worker started; "
+                        "start it again, and it reads all of them; a table that is filled from them needs as many: "
+                        "with another app.id everything is read anew",
+                        topic=name,
+                    )

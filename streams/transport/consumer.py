@@ -56,6 +56,10 @@ class ChunkConductor(base.Conductor):
         schemas = (channel.schema for channel in self._topic_name_index.get(topic, ()))
         return any(isinstance(schema, ChunkSchema) and topic in schema.requests for schema in schemas)
 
+    def read_here(self) -> set[str]:
+        """The topics that somebody reads here."""
+        return {topic for topic, channels in self._topic_name_index.items() if channels}
+
     def readers(self, topic: str) -> int:
         """How many agents read the topic here."""
         return len(self._topic_name_index.get(topic, ()))

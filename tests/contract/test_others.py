@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
@@ -10,10 +11,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from streams import declaring
 from streams.app import App
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.errors import SettingsError, StreamsError
+from streams.errors import SettingsError, StreamsError, TransportError
 from streams.sync.topics import SyncTopics, check_counts
 from tests.broker import Broker
+from tests.client.place import History
 from tests.contract.site import Site
+from tests.zoo import Receiver
 
 END_TIMEOUT_S = 60
 
@@ -65,6 +68,72 @@ async def test_a_grown_topic_ends_the_worker_in_words(site: Site, what: str, mon
         await grow()
     with pytest.raises(SettingsError, match=said):
         await _serve(_app(site))
+
+
+async def test_a_grown_topic_of_an_ordinary_agent_ends_the_worker_in_words(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody read its new partition for minutes, and nothing said so. The next worker reads all that is there."""
+    monkeypatch.setattr(declaring, "LOOK_PAUSE_S", 0.5)
+    await site.create(partitions=1)
+    seen: list[bytes] = []
+
+    def make() -> App:
+        app = site.app()
+
+        @app.agent(app.topic(site.source, value_type=bytes, value_serializer="raw"))
+        async def note(stream: Any) -> None:
+            async for value in stream:
+                seen.append(value)
+
+        return app
+
+    async def grow() -> None:
+        async with site.running(make()) as worker:
+            await site.write(site.source, b"1")
+            await site.until(lambda: seen == [b"1"], worker)
+            await _grow(site, site.source, 2)
+            await asyncio.wait_for(worker, END_TIMEOUT_S)
+
+    with pytest.raises(TransportError, match=f"topic {site.source}: got 2 partitions, expected 1, .*start it again"):
+        await grow()
+    await site.write(site.source, b"2", partition=1)
+    async with site.running(make()) as worker:
+        await site.until(lambda: b"2" in seen, worker)
+
+
+async def test_a_grown_topic_of_a_delivery_ends_the_worker_in_words(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that only delivers the patches of another application: the next one delivers those of all partitions."""
+    monkeypatch.setattr(declaring, "LOOK_PAUSE_S", 0.5)
+    async with Receiver(DeviceState) as receiver:
+
+        def make() -> App:
+            app = site.app({"app.id": f"post-{site.source}"})
+            app.target("billing", url=receiver.url, source=site.source, message=DeviceState, allow_private=True)
+            return app
+
+        async def grow() -> None:
+            async with site.running(make()) as worker:
+                await site.until(lambda: b"d-1" in receiver.states(), worker)
+                await _grow(site, site.patches, 2)
+                await asyncio.wait_for(worker, END_TIMEOUT_S)
+
+        await site.create(site.patches, site.resync, partitions=1)
+        await site.write(site.patches, _first("d-1"), key=b"d-1")
+        with pytest.raises(TransportError, match=f"topic {site.patches}: got 2 partitions, expected 1"):
+            await grow()
+        await site.write(site.patches, _first("d-2"), key=b"d-2", partition=1)
+        async with site.running(make()) as worker:
+            await site.until(lambda: b"d-2" in receiver.states(), worker)
+
+
+def _first(name: str) -> bytes:
+    """A device's first patch."""
+    history = History(DeviceState, name.encode())
+    history.add(DeviceState(device_id=name, battery=1))
+    return history.patches[0].SerializeToString()
 
 
 def test_each_topic_that_does_not_fit_has_its_cure() -> None:
