@@ -7,6 +7,7 @@ sick when it is told to: then every request gets 503, until it is healed.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
@@ -102,6 +103,11 @@ def _handler(receiver: HttpReceiver) -> type[BaseHTTPRequestHandler]:
 
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            """A worker that ends, as with Ctrl-C, leaves in the middle of a request; that is no error of ours."""
+            with suppress(ConnectionError):
+                super().handle()
+
         def do_POST(self) -> None:
             """Takes one batch."""
             length = int(self.headers.get("Content-Length", "0"))
@@ -109,6 +115,8 @@ def _handler(receiver: HttpReceiver) -> type[BaseHTTPRequestHandler]:
                 self.send_error(413)
                 return
             body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionAbortedError("the worker left within a request")
             if self.headers.get("Content-Encoding") == "zstd":
                 body = decompress(body, BODY_BYTES_MAX)
             status, answer = receiver.take(body)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 import orjson
@@ -156,18 +156,16 @@ class Demo:
                     Receiver(self._broker, PATCHES, AircraftState, start="earliest", security=security)
                 )
                 began_s = self._clock.monotonic_s()
-                following = asyncio.create_task(_follow(receiver, steps.counter("applied")))
+                following = await closing.enter_async_context(_beside(_follow(receiver, steps.counter("applied"))))
                 await producer.send_many(TOPIC, _shown(deliveries, steps.counter("sent")))
-                arriving = asyncio.create_task(
-                    self._arrived(app, sync, receiver, len(deliveries), patches, steps.counter("worked off"))
-                )
+                arrived = self._arrived(app, sync, receiver, len(deliveries), patches, steps.counter("worked off"))
+                arriving = await closing.enter_async_context(_beside(arrived))
                 ended, _ = await asyncio.wait({following, arriving}, return_when=asyncio.FIRST_COMPLETED)
                 for task in ended:
                     task.result()
                 seconds = self._clock.monotonic_s() - began_s
                 following.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await following
+                await asyncio.wait({following})  # its own cancellation stays in it; ours, Ctrl-C, comes through
                 await receiver.catch_up()
                 await self._heal(app, http, receiver, steps)
             steps.counter("applied")(receiver.counts.applied)
@@ -257,6 +255,17 @@ class Demo:
 def _said(target: str, old: str, new: str, reason: str) -> str:
     """A circuit's transition in a line."""
     return f"circuit of {target}: {old} -> {new} ({reason})"
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[object, object, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that has ended before what it works with is closed, whatever the end is: Ctrl-C, too."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _follow(receiver: Receiver[AircraftState], show: Count) -> None:

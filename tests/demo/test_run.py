@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -56,6 +60,22 @@ def test_a_second_run_in_the_same_place_says_what_is_in_the_way(tmp_path: Path) 
     assert run(100, datadir=tmp_path) == 0
     with pytest.raises(SettingsError, match=r"records in aircraft\.patches.*--datadir"):
         run(100, datadir=tmp_path)
+
+
+def test_an_interrupt_says_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while patches are applied: the receiver was closed under the task that read it, with a traceback."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "streams.cli", "demo", "--datadir", str(tmp_path / "data")], stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        while not re.search("applied [1-9]", line := process.stderr.readline()):
+            assert line, "the demo ended"
+        process.send_signal(signal.SIGINT)
+        left = process.stderr.read()
+
+        assert process.wait(30) == 130
+    assert "Traceback" not in left
 
 
 def test_a_short_run_on_kafka(capsys: pytest.CaptureFixture[str], kafka: Broker, tmp_path: Path) -> None:
