@@ -52,6 +52,7 @@ def command(
     """Let the stopped partitions of SOURCE go on where they stopped; dead letters are counted from 0 again.
 
     The owner of a partition does it, within a second; where no worker runs, the one that starts within a day does.
+    An embedded log is its worker's alone: stop that one, ask, and start it again.
     """
     settings = flags.chosen(config, broker, set_, required=["app.id"], app__id=app_id)
     topics = topics_of(settings, source)
