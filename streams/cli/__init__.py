@@ -47,6 +47,10 @@ Exit codes: 0 done, 1 failed, 2 settings, 3 findings, 130 Ctrl-C.
 """
 
 
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What a machine's owner answers a file's path with: no bug, whichever command met it."""
+
+
 class _LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, and knows its help line before."""
 
@@ -124,6 +128,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write, at exit
             return _failed("standard output: no space left, what was printed is not complete", EXIT_FAILED)
+        if isinstance(error, OSError) and error.filename is not None and error.errno in NOT_OURS:
+            wanted = "this process needs leave to read and write there, and room"
+            return _failed(f"{os.fspath(error.filename)!r}: {error.strerror}; {wanted}", EXIT_FAILED)
         if not _is_kafka_error(error):
             raise
         return _failed(f"Kafka: {error}{_cure(error)}", EXIT_FAILED)
