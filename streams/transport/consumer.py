@@ -130,6 +130,7 @@ class ChunkConsumer:
         self.turns.clear()
         self.pipeline.discard()  # before anything is waited for: none of it may begin to commit meanwhile
         await self._idle.wait()
+        await self.pipeline.settled()  # what is being committed folds into the state that goes
         for callback in self._rewinds:
             await callback(lost)
 

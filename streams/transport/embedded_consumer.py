@@ -298,10 +298,9 @@ class Consumer(ChunkConsumer, base.Consumer):
     async def begin_over(self, starts: Mapping[TP, int], ids: Mapping[str, bytes]) -> None:
         """Logs are other ones under their old names: all that is uncommitted goes, these are the group's positions."""
         self.stop_flow()  # before the ids: an old position says something about the old log alone
+        await self.rewind(lost=True)  # and after the commit that may be under way: it has old positions, too
         self.logs.speak_for({})
         self.logs.ids = {**self.logs.ids, **ids}
-        await self.rewind(lost=True)
-        await self.pipeline.run_in_thread(lambda: None)  # after the commit that may be under way
         await self._commit(starts)
         await self._restore_and_go_on()
 

@@ -202,6 +202,11 @@ class Pipeline:
         """Runs `work` in the committing thread: never beside a commit."""
         await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    async def settled(self) -> None:
+        """Returns when no commit is under way: one that was begun before a `discard` may still write."""
+        if self._task is not None:
+            await self.run_in_thread(lambda: None)
+
     def _due_in(self, now: float) -> float | None:
         """Seconds until the open unit is due, or to be looked at again; None while there is nothing to commit."""
         if self._open.empty:

@@ -12,6 +12,7 @@ import pytest
 
 from streams._native import Records
 from streams.demo.v1.device_pb2 import DeviceState
+from streams.transport.identity import Kept, kept
 from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site
 
@@ -70,6 +71,45 @@ async def test_a_small_answer_does_not_overtake_a_large_chunk_that_waits_for_roo
 
     assert ahead
     assert not any(ahead), "rows were committed before the offset of their event"
+
+
+async def test_a_commit_under_way_has_positions_of_the_log_that_it_read(site: Site) -> None:
+    """Its topic is made anew meanwhile: an old position beside the new log's id would be read on from after a kill, and
+    the store that it folds into must still be there.
+    """
+    await site.create(partitions=1)
+    app = site.app()
+    sync = app.sync(site.source, DeviceState, state="rocksdb")
+    async with site.running(app) as worker:
+        consumer, told = app.consumer, list[Kept | None]()
+        commit = consumer.ledger.commit
+
+        def committed(unit: Any) -> None:
+            told.append(kept(consumer.logs.metadata(site.source, 0)))
+            commit(unit)
+
+        consumer.ledger.commit = committed
+        await site.send([DeviceState(device_id="d-0")])
+        await site.records(site.patches, 1, worker)
+        room, epoch = threading.Event(), consumer.epoch
+        held = asyncio.create_task(consumer.pipeline.run_in_thread(room.wait))
+        try:
+            await site.send([DeviceState(device_id="d-0", battery=0.5)])
+            await site.until(lambda: consumer.pipeline._committing, worker)
+            await site.delete(site.source)
+            await site.create(partitions=1)
+            consumer.logs.doubt()
+            await site.until(lambda: consumer.epoch > epoch, worker)
+            await site.send([DeviceState(device_id="d-0", battery=0.75)])
+        finally:
+            room.set()
+            await held
+        await site.until(lambda: sync.counts["events"] >= 3, worker)
+        await site.records(site.patches, 3, worker)
+
+    sources = [each.source for each in told if each is not None]
+    assert len(sources) >= 3
+    assert sources[0] == sources[1] != sources[-1]
 
 
 def sync_has_seen(app: Any, site: Site, events: int) -> bool:
