@@ -38,13 +38,16 @@ BODY_LEVEL = 1
 """Of HTTP bodies, many patches in one frame: as small as at level 3 within 1 %, JSON even smaller, in half the time."""
 
 WINDOW_BYTES_MAX = 8 * 1024 * 1024
-"""The window that RFC 8878 (3.1.1.1.2) recommends every decoder to support; a larger one is refused."""
+"""The window that RFC 8878 (3.1.1.1.2) recommends every decoder to support; no frame makes us keep a larger one."""
 
 DICTIONARY_BYTES = 16 * 1024
 """Of a trained dictionary: 4 KB already halve a lone patch of 200 bytes, 64 KB win another 1 %; richer types need more
 than the one and receivers fetch it once a day."""
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
+_DESCRIPTOR_AT = len(_MAGIC)
+_SINGLE_SEGMENT = 0x20
+"""In the frame's descriptor: it has no window of its own."""
 _RLE = 1
 _RESERVED = 3
 _DCZ = b"\x5e\x2a\x4d\x18\x20\x00\x00\x00"
@@ -135,14 +138,21 @@ def _bounded(frame: bytes, bytes_max: int, dictionary: zstandard.ZstdCompression
         raise InputError(
             "bad-compression", f"{len(frame) - length} bytes after the zstd frame, expected exactly one frame"
         )
-    # A frame without a window of its own is as large as its content, which is bounded.
+    # Nothing refers back further than the content, which is bounded, however large a window is claimed (`--long`).
     window = max(WINDOW_BYTES_MAX, bytes_max)
+    if header.window_size > window and not frame[_DESCRIPTOR_AT] & _SINGLE_SEGMENT:
+        frame = frame[: _DESCRIPTOR_AT + 1] + _window(window) + frame[_DESCRIPTOR_AT + 2 :]
     limit = bytes_max if declared is None else declared
-    with zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=window).stream_reader(frame) as reader:
+    with zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=2 * window).stream_reader(frame) as reader:
         content = reader.read(limit + 1)
     if len(content) > limit:
         raise InputError("record-too-large", f"a zstd frame holds more than {bytes_max} bytes")
     return content
+
+
+def _window(bytes_min: int) -> bytes:
+    """The window descriptor (RFC 8878, 3.1.1.1.2) of the least power of two that is as large."""
+    return bytes([((bytes_min - 1).bit_length() - 10) << 3])
 
 
 def _length(frame: bytes, checksum: bool) -> int | None:

@@ -14,6 +14,7 @@ import zstandard
 
 from streams.errors import InputError
 from streams.kernel.compression import DICTIONARY_BYTES, Dictionary, compress, decompress, named, train
+from tests.sync.test_core import NOW, chunk, make_table
 
 
 def undeclared(data: bytes) -> bytes:
@@ -74,14 +75,24 @@ def test_bomb_takes_no_memory() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024, "more than 64 MiB"
 
 
-def test_window_above_the_limit() -> None:
-    """A window above 8 MiB would be memory before the first byte: refused."""
-    parameters = zstandard.ZstdCompressionParameters(window_log=27, write_content_size=False)
-    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-    frame = stream.compress(b"x" * 100) + stream.flush()
+@pytest.mark.parametrize("window_log", [10, 23, 24, 27, 30])
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_large_window_is_read_without_its_memory(window_log: int, declared: bool) -> None:
+    """What `zstd --long` writes. Found: the worker read it, and the tools that foretell what it does did not."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log, write_content_size=declared)
+    content = random.Random(1).randbytes(3_000) * 2
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=len(content) if declared else -1)
+    frame = stream.compress(content) + stream.flush()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    table = make_table()
+    state = table.process(chunk((b"d", frame, [("content-encoding", b"zstd")])), NOW)
+
+    assert content == decompress(frame, 10_000)
+    assert "undecodable" == dict(state.dead_letters.headers(0))["dlq-reason"].decode(), "it was unpacked"
     with pytest.raises(InputError) as raised:
-        decompress(frame, 1000)
-    assert raised.value.reason == "bad-compression"
+        decompress(frame, 5_999)
+    assert raised.value.reason == "record-too-large"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024, "more than 64 MiB"
 
 
 def test_flipped_bits() -> None:
