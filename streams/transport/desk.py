@@ -334,7 +334,10 @@ class Desk:
         if not waiting or failure is None or failure.place is None or trouble.reason:
             return
         trouble.reason = f"{self._reason} {failure.place.topic}/{failure.place.partition}"
-        what = f"at {_named(failure.place)}, and takes no other record; it is tried again"
+        what = (
+            f"at {_named(failure.place)}, and has taken no other record since; it is tried again, and a dead "
+            "letter once it takes another one: mend what the agent needs, or the agent"
+        )
         self._say(trouble.reason, f"{_raises(failure)} {what}", trouble.work.tps)
 
     def _say(self, reason: str, said: str, tps: frozenset[TP] | None = None) -> None:

@@ -170,3 +170,29 @@ async def test_an_agent_that_waits_hides_no_other_that_stands_still(site: Site) 
         async with site.running(app) as worker:
             await asyncio.wait_for(worker, 60)
     assert any(reason.startswith("agent waits") for reason in app.transport.reasons)
+
+
+async def test_a_bad_record_that_is_alone_says_what_it_waits_for(site: Site) -> None:
+    """Until another record came nothing tells whether it or the agent is at fault: the reason says so, and the cure."""
+    await site.create(partitions=1)
+    app = site.app(QUICK)
+    taken: list[bytes] = []
+
+    @app.agent(_raw(app, site.source), name="odd")
+    async def odd(stream: Any) -> None:
+        async for value in stream:
+            if value == BAD:
+                raise ValueError
+            taken.append(value)
+
+    async with site.running(app) as worker:
+        await site.write(site.source, BAD)
+        await site.until(lambda: app.transport.reasons, worker)
+        (said,) = app.transport.reasons.values()
+        await site.write(site.source, b"next")
+        await site.until(lambda: app.rescue.counts[site.source]["dead.agent-raised"] == 1, worker)
+        letters = await site.records(site.dead_letters, 1, worker)
+        await site.until(lambda: not app.transport.reasons and taken[-1:] == [b"next"], worker)
+
+    assert "a dead letter once it takes another one" in said
+    assert [BAD] == _values(letters)
