@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 from faust.exceptions import Skip
-from faust.types import TP
 
 from streams.errors import (
     RecordTooLargeError,
@@ -23,6 +23,7 @@ from streams.errors import (
     TransportError,
     UnreadableRecordError,
 )
+from streams.transport.arrivals import Arrivals, refusal
 from streams.transport.chunk import Chunk
 from streams.transport.course import Course, Done, Letter, Pause, Rules, Run, Trial
 from streams.transport.failure import RAISED, UNREADABLE, Failure, Rescue
@@ -30,6 +31,7 @@ from streams.transport.inbox import Inbox
 from streams.transport.raised import kind_of, line_of
 from streams.transport.rest import Rest
 from streams.transport.stopped import hold_back
+from streams.transport.waits import Waits
 from streams.transport.work import Place, Work
 
 __all__ = ["Desk"]
@@ -68,6 +70,11 @@ class _Trouble:
         self.failure: Failure | None = None
         self.reason = ""
 
+    def over(self, waits: Waits) -> None:
+        """It stands still no more."""
+        waits.end(self.reason)
+        self.reason = ""
+
     def others(self, sample: Work | None) -> int:
         """Records that the agent may be tried with: those behind the one that is next, last one that it took before."""
         behind = len(self.work) - self.course.first - 1
@@ -103,10 +110,12 @@ class Desk:
         self._inbox = Inbox(stream)
         self._hand: _Offer | None = None
         self._undone: _Offer | None = None  # what a body had in hand that was cancelled
-        self._taken = 0
+        self._takes = 0  # how often the body took something, whatever became of its sends
+        self._taken = 0  # the last of these that is done
         self._sample: Work | None = None
         self.rest = Rest(stream, self._inbox, rescue.rules)
         self._has_returned = False
+        self._arrivals: Arrivals[_Offer] = Arrivals(self._inbox.wake)
         self.fault: Exception | None = None
         """What went wrong here, in nobody's agent."""
 
@@ -146,12 +155,16 @@ class Desk:
     def raised(self, failure: Failure) -> None:
         """The agent's body raised: what it had in hand comes again. Call at once, before anything else runs."""
         offer, self._hand = self._hand, None
-        now_s = _now()
         if offer is None:
             self.rest.begin()
-            self._say(self._reason, f"{_raises(failure)} before it took a record; it is run again")
+            said = f"{_raises(failure)} before it took a record; it is run again"
+            self._stream.app.consumer.waits.declare(self._reason, said, self._stream.channel.topics)
             return
         offer.work.close()
+        self._failed(offer, failure)
+
+    def _failed(self, offer: _Offer, failure: Failure) -> None:
+        now_s = _now()
         trouble = offer.trouble
         if trouble is None:
             trouble = _Trouble(offer.work, self._rescue.rules)
@@ -166,7 +179,9 @@ class Desk:
         if offer.trial:
             trouble.course.tried(now_s, took=False, behind=trouble.others(self._sample))
         else:
-            trouble.course.failed(now_s, self._taken, is_certain=failure.is_certain)
+            trouble.course.failed(
+                now_s, self._taken if trouble.course.failures else self._takes, is_certain=failure.is_certain
+            )
         is_said = failure.reason == UNREADABLE or offer.trial or offer.end - offer.first > 1
         if trouble.course.failures <= 1 and not is_said:
             log.warning("%s raises %s%s at %s, tried again", self._reason, failure.kind, failure.where, _named(place))
@@ -198,7 +213,9 @@ class Desk:
         """The agent's body ended though its stream did not. It is run again: nobody else takes the events."""
         if self._hand is None and not self.ended:
             self.rest.begin()
-            self._say(self._reason, "returns before it took a record; it is run again")
+            self._stream.app.consumer.waits.declare(
+                self._reason, "returns before it took a record; it is run again", self._stream.channel.topics
+            )
         elif not self.ended and not self._has_returned:
             self._has_returned = True
             log.warning("%s returned while its stream goes on; it is run again, each time that it does", self._reason)
@@ -210,6 +227,8 @@ class Desk:
         self.rest.release()
         while not self._inbox.over:
             self._forget_stale()
+            while self._arrivals.refused:
+                self._refused(*self._arrivals.refused.popleft())
             if self._undone is not None and not self._undone.work.stale:
                 offer, self._undone = self._undone, None
                 return offer
@@ -276,23 +295,40 @@ class Desk:
     # -- what came of it --------------------------------------------------------------------------------------
 
     async def _took(self, offer: _Offer) -> None:
-        self._taken += 1
         if self.rest.over():
             self._stream.app.consumer.waits.end(self._reason)
-        if not offer.trial:
-            self._sample = offer.work.sample(offer.end - 1)
-        if offer.trouble is None:
-            await offer.work.keep(offer.first, offer.end)
-        elif offer.trial:
-            offer.trouble.course.tried(_now(), took=True, behind=0)
+        self._takes += 1
+        sends, trouble, number = offer.work.sends(), offer.trouble, self._takes
+        if trouble is None:
+            keep = partial(self._keep, offer, number)
+            await (self._arrivals.expect(offer, sends, keep) if sends else keep())
+            return
+        error = await refusal(sends)
+        if offer.trial:
+            self._taken = number if error is None else self._taken
+            trouble.course.tried(_now(), took=error is None, behind=trouble.others(self._sample))
+        elif error is not None:
+            self._refused(offer, error)
         else:
-            await offer.work.keep(offer.first, offer.end)
-            offer.trouble.course.taken()
-            self._recovered(offer.trouble)
+            await self._keep(offer, number)
+            trouble.course.taken()
+            trouble.over(self._stream.app.consumer.waits)
 
-    def _recovered(self, trouble: _Trouble) -> None:
-        self._stream.app.consumer.waits.end(trouble.reason)
-        trouble.reason = ""
+    async def _keep(self, offer: _Offer, number: int) -> None:
+        self._taken = max(self._taken, number)
+        self._sample = offer.work.sample(offer.end - 1)
+        await offer.work.keep(offer.first, offer.end)
+
+    def _refused(self, offer: _Offer, error: BaseException) -> None:
+        """The agent took it, but a send of it did not arrive: it comes again, as if the agent had raised that."""
+        if offer.work.stale:
+            return
+        if self._rescue.stops:
+            self._hand = offer
+            raise error
+        said = str(error) if isinstance(error, StreamsError) else ""
+        place = offer.work.place(offer.first)
+        self._failed(offer, Failure(self.agent, kind_of(error), place, said, " (a send that did not arrive)"))
 
     async def _bury(self, trouble: _Trouble, index: int) -> None:
         assert trouble.failure is not None
@@ -305,25 +341,25 @@ class Desk:
             trouble.course.postponed(_now())
             trouble.reason = trouble.reason or f"{self._reason} {place.topic}/{place.partition}"
             what = f"raises {kind_of(error)} when the dead letter is written; it is tried again: {error}"
-            self._say(trouble.reason, what, trouble.work.tps)
+            self._stream.app.consumer.waits.declare(trouble.reason, what, trouble.work.tps)
             return
         trouble.course.taken()
         self._rescue.count(place.topic, f"dead.{failure.reason}")
-        self._recovered(trouble)
+        trouble.over(self._stream.app.consumer.waits)
         raised = f"raises {failure.kind}{failure.where} at {_named(place)}"
         log.warning("%s: %s: a dead letter", self._reason, failure.said if failure.reason == UNREADABLE else raised)
 
     def _close(self, trouble: _Trouble) -> None:
         """Everything of it was taken: what was held behind it is next."""
         self._troubles.remove(trouble)
-        self._recovered(trouble)
+        trouble.over(self._stream.app.consumer.waits)
         self._inbox.ready.extendleft(reversed(trouble.held))
         self._stream.app.consumer.release(trouble.work.tps)
 
     def _forget_stale(self) -> None:
         for trouble in [trouble for trouble in self._troubles if trouble.work.stale]:
             self._troubles.remove(trouble)
-            self._recovered(trouble)
+            trouble.over(self._stream.app.consumer.waits)
             self._inbox.ready.extend(event for event in trouble.held if not self._stream.is_stale(event))
             self._stream.app.consumer.release(trouble.work.tps)
 
@@ -338,12 +374,7 @@ class Desk:
             f"at {_named(failure.place)}, and has taken no other record since; it is tried again, and a dead "
             "letter once it takes another one: mend what the agent needs, or the agent"
         )
-        self._say(trouble.reason, f"{_raises(failure)} {what}", trouble.work.tps)
-
-    def _say(self, reason: str, said: str, tps: frozenset[TP] | None = None) -> None:
-        """Declares why partitions wait; None: all of the agent's."""
-        if self._stream.app.consumer.waits.declare(reason, said, tps or frozenset(self._stream.channel.topics)):
-            log.warning("%s %s", reason, said)
+        self._stream.app.consumer.waits.declare(trouble.reason, f"{_raises(failure)} {what}", trouble.work.tps)
 
 
 def _size(event: Any) -> int:

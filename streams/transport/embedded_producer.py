@@ -14,7 +14,7 @@ from typing_extensions import override
 from streams._native import Records
 from streams.errors import TransportError
 from streams.transport.chunk import Output
-from streams.transport.joining import header_list, join_chunk
+from streams.transport.joining import going_out, header_list, join_chunk, soon
 from streams.transport.worker_log import WorkerLog
 
 __all__ = ["Producer"]
@@ -97,7 +97,12 @@ class Producer(base.Producer):
         self._queued_bytes += records.nbytes
         if self._writing is None:
             self._writing = loop.create_task(self._write(), name="embedded-sends")
-        return sending.sent
+        return going_out(sending.sent)
+
+    @override
+    def send_soon(self, fut: Any) -> None:
+        soon(fut)
+        super().send_soon(fut)
 
     def _has_room(self) -> bool:
         return len(self._queue) < SENDS_QUEUED_MAX and self._queued_bytes < SENDS_BYTES_MAX

@@ -37,6 +37,8 @@ class Rescue(Protocol):
     """What the app does about agents that raise."""
 
     rules: Rules
+    stops: bool
+    """Whether an agent that raises ends the worker."""
 
     async def letter(self, records: Records, index: int, failure: Failure, refused: Mapping[str, int]) -> Output:
         """The dead letter of a record, for its topic, which exists. StreamsError: not now.

@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["Inbox"]
 
+_AWAKE = object()
+"""In the place of an event: there is something else to do."""
+
 
 class Inbox:
     """One per actor. `stream`: whose channel it empties, and who knows which events are still this worker's."""
@@ -25,7 +28,7 @@ class Inbox:
         return self.ended or bool(self._stream.channel.queue._errors)
 
     async def next(self, timeout_s: float | None) -> Any:
-        """The next event; None: there was none in time, or there is none any more."""
+        """The next event; None: there was none in time, or there is something else to do, or there is none any more."""
         return self.ready.popleft() if self.ready else await self.pull(timeout_s)
 
     async def pull(self, timeout_s: float | None) -> Any:
@@ -45,5 +48,13 @@ class Inbox:
             except StopAsyncIteration:
                 self.ended = True
                 return None
+            if event is _AWAKE:
+                return None
             if self._stream.accept(event):
                 return event
+
+    def wake(self) -> None:
+        """Whoever waits for an event is to look around. Not by a time to wait: that costs a task for each event."""
+        queue = self._stream.channel.queue
+        if not queue.full():  # then nobody waits
+            queue.put_nowait(_AWAKE)

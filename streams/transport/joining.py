@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Generator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,7 +12,7 @@ from faust.types import TP, RecordMetadata
 from streams.errors import ChunkClosed
 from streams.transport.chunk import Chunk
 
-__all__ = ["Sends", "header_list", "join_chunk", "joins", "working_on"]
+__all__ = ["Departing", "Departures", "Sends", "going_out", "header_list", "join_chunk", "joins", "soon", "working_on"]
 
 
 class Sends:
@@ -42,18 +42,91 @@ class Sends:
         self._chunk = None
 
 
-_SENDS: ContextVar[Sends | None] = ContextVar("streams_sends", default=None)
+class Departing:
+    """A send that goes out by itself, as its sender gets it: the future of it, and whether the sender has awaited that.
+
+    No future of its own: one that repeats another costs as much as the send.
+    """
+
+    __slots__ = ("__weakref__", "awaited", "future")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+        self.awaited = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self.awaited = True
+        return self.future.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.future, name)
+
+    def error(self) -> BaseException | None:
+        """Why it did not arrive, now that it is done."""
+        return asyncio.CancelledError() if self.future.cancelled() else self.future.exception()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it arrived, or its sender knows what became of it."""
+        return self.future.done() and (self.awaited or self.error() is None)
 
 
-def working_on(sends: Sends | None) -> None:
-    """What this task, and those that it starts from here on, send goes there; None: out by itself."""
+class Departures:
+    """Sends of an agent that go out by themselves, for the single events in its hands: these are done with the sends.
+
+    Those of a task that outlives the event belong to nobody.
+    """
+
+    __slots__ = ("_closed", "_sends")
+
+    def __init__(self) -> None:
+        self._sends: list[Departing] = []
+        self._closed = False
+
+    def add(self, send: Departing) -> None:
+        """One more that is on its way."""
+        if not self._closed:
+            self._sends.append(send)
+
+    def close(self) -> list[Departing]:
+        """Those that have not arrived, now that the agent is done."""
+        self._closed = True
+        sends, self._sends = self._sends, []
+        return [send for send in sends if not send.settled]
+
+
+_SENDS: ContextVar[Sends | Departures | None] = ContextVar("streams_sends", default=None)
+
+
+def working_on(sends: Sends | Departures | None) -> None:
+    """What this task, and those that it starts from here on, send joins these; None: it is nobody's."""
     _SENDS.set(sends)
 
 
 def joins() -> bool:
     """Whether a send here joins a chunk. ChunkClosed where it would and the agent is done with it."""
     sends = _SENDS.get()
-    return sends is not None and sends.chunk is not None
+    return isinstance(sends, Sends) and sends.chunk is not None
+
+
+def going_out(send: Awaitable[Any]) -> Awaitable[Any]:
+    """A send that joins no chunk is on its way: the event that the current agent works on is not done before it is.
+
+    What the sender gets instead: where it awaits that, what becomes of the send is the sender's business.
+    """
+    sends = _SENDS.get()
+    if not isinstance(sends, Departures):
+        return send
+    departing = Departing(asyncio.ensure_future(send))
+    sends.add(departing)
+    return departing
+
+
+def soon(send: asyncio.Future[Any]) -> None:
+    """As `going_out`, of one that waits to be sent."""
+    sends = _SENDS.get()
+    if isinstance(sends, Departures):
+        sends.add(Departing(send))
 
 
 def header_list(headers: Any) -> list[tuple[str, bytes | None]]:
@@ -69,7 +142,7 @@ def join_chunk(
     The future is done: the offset is known only after the chunk's transaction, -1 says so.
     """
     sends = _SENDS.get()
-    if sends is None:
+    if not isinstance(sends, Sends):
         return None
     sends.chunk.send(
         topic,

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from streams.errors import RecordTooLargeError, TransportError
 from streams.transport.chunk import record_bytes
-from streams.transport.joining import header_list, join_chunk
+from streams.transport.joining import going_out, header_list, join_chunk, soon
 from streams.transport.known import KnownTopics
 
 __all__ = ["Producer", "bootstrap"]
@@ -62,7 +62,14 @@ class Producer(driver.Producer):
         joined = join_chunk(topic, key, value, partition, timestamp, headers)
         if joined is not None:
             return joined
-        return await super().send(topic, key, value, partition, timestamp, headers, transactional_id=transactional_id)
+        return going_out(
+            await super().send(topic, key, value, partition, timestamp, headers, transactional_id=transactional_id)
+        )
+
+    @override
+    def send_soon(self, fut: Any) -> None:
+        soon(fut)
+        super().send_soon(fut)
 
     @override
     async def send_and_wait(self, topic: str, key: bytes | None, value: bytes | None, *args: Any, **kwargs: Any) -> Any:

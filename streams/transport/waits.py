@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, MutableMapping
 
 from faust.types import TP
 
 __all__ = ["Waits"]
+
+log = logging.getLogger(__name__)
 
 
 class Waits:
@@ -16,12 +19,12 @@ class Waits:
         self._reasons = reasons
         self._where: dict[str, Collection[TP | str]] = {}
 
-    def declare(self, reason: str, said: str, where: Collection[TP | str]) -> bool:
-        """These partitions, or all of these topics, wait. True: that is new, or the reason is another one."""
-        known = self._reasons.get(reason) == said
+    def declare(self, reason: str, said: str, where: Collection[TP | str]) -> None:
+        """These partitions, or all of these topics, wait."""
+        if self._reasons.get(reason) != said:
+            log.warning("%s %s", reason, said)
         self._reasons[reason] = said
         self._where[reason] = where
-        return not known
 
     def end(self, reason: str) -> None:
         """It is over, if it was there."""

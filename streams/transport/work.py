@@ -14,7 +14,7 @@ from streams._native import Records
 from streams.errors import RecordTooLargeError, StreamsError, TransportError, UnreadableRecordError
 from streams.transport.allowance import sends_max
 from streams.transport.chunk import NONE_REFUSED, Chunk, Output, sizes
-from streams.transport.joining import Sends, header_list, working_on
+from streams.transport.joining import Departing, Departures, Sends, header_list, working_on
 from streams.transport.topic import Unreadable
 
 __all__ = ["ChunkWork", "EventWork", "Place", "Work", "check"]
@@ -45,6 +45,10 @@ class Work(Protocol):
 
     async def keep(self, first: int, end: int) -> None:
         """The part that was closed last is taken: its sends count, its offsets may move."""
+        ...
+
+    def sends(self) -> list[Departing]:
+        """Those of the part that was closed last that have to arrive before it may be kept."""
         ...
 
     def sample(self, index: int) -> Work:
@@ -118,6 +122,10 @@ class ChunkWork:
         assert self._share is not None  # it was offered
         await self._finish(self._share, end)
 
+    def sends(self) -> list[Departing]:
+        """They are in the chunk's transaction."""
+        return []
+
     async def _finish(self, share: Chunk, end: int) -> None:
         if self._readers == 1:
             share.whole = None
@@ -180,7 +188,9 @@ class EventWork:
         self._acking = acking
         self._shape = shape
         self._refused: Mapping[str, int] = NONE_REFUSED
-        self.tps = frozenset(event.message.tp for event in events)
+        self._departures: Departures | None = None
+        self._left: list[Departing] = []
+        self.tps = frozenset([event.message.tp for event in events])
         if acking:  # partitions that go wait for it, unless it is set aside
             stream.app.consumer.unacked.update(event.message for event in events)
 
@@ -189,7 +199,8 @@ class EventWork:
 
     async def open(self, first: int, end: int) -> Any:
         """See `Work`."""
-        working_on(None)
+        self._departures = departures = Departures()
+        working_on(departures)
         values = []
         for event in self._events[first:end]:
             check(event)
@@ -204,7 +215,13 @@ class EventWork:
         return values if self._several else values[0]
 
     def close(self) -> None:
-        """What it sent is sent."""
+        """What it sent is on its way."""
+        assert self._departures is not None  # it was offered
+        self._left = self._departures.close()
+
+    def sends(self) -> list[Departing]:
+        """See `Work`."""
+        return self._left
 
     async def keep(self, first: int, end: int) -> None:
         """See `Work`."""

@@ -195,6 +195,20 @@ class Site:
         finally:
             reader.close()
 
+    async def limit(self, topic: str, record_bytes_max: int) -> None:
+        """Larger records are refused from here on."""
+        if self.embedded:
+            with Log.shared(self.url.partition("://")[2]) as log:
+                log.create_topic(topic, log.partitions(topic) or 1, record_bytes_max=record_bytes_max)
+            return
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.url.partition("://")[2])
+        await admin.start()
+        try:
+            wanted = {"max.message.bytes": str(record_bytes_max)}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, wanted)])
+        finally:
+            await admin.close()
+
     async def empty(self, topic: str) -> None:
         """As `expire`, of a compacted topic: somebody changed its policy for a moment."""
         for policy in ("delete", "compact"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from tests.contract.site import Found, Site
 QUICK = {"app.error_retries": 1, "app.error_backoff_ms": 20, "app.error_backoff_max_ms": 200}
 COUNT = 20
 BAD = b"7"
+LIMIT = 20_000
+LARGE = random.Random(1).randbytes(2 * LIMIT)
 
 
 class OddError(BaseException):
@@ -196,3 +199,53 @@ async def test_a_bad_record_that_is_alone_says_what_it_waits_for(site: Site) -> 
 
     assert "a dead letter once it takes another one" in said
     assert [BAD] == _values(letters)
+
+
+@pytest.mark.parametrize("soon", [True, False])
+async def test_an_event_is_not_done_before_its_sends_have_arrived(site: Site, soon: bool) -> None:
+    """A send that the broker refused after it was queued was lost, with a line of Faust's. One that the agent awaits,
+    and whose failure it takes, is its own business.
+    """
+    out = await _site(site)
+    await site.limit(out, LIMIT)
+    app = site.app(QUICK)
+    topic, told = _raw(app, out), list[str]()
+
+    @app.agent(_raw(app, site.source), name="odd")
+    async def odd(stream: Any) -> None:
+        async for value in stream:
+            if value == b"3":
+                try:
+                    await (await topic.send(value=LARGE))
+                except Exception as error:  # noqa: BLE001 - each transport has its own
+                    told.append(type(error).__name__)
+            what = LARGE if value == BAD else value
+            if soon:
+                topic.send_soon(value=what)
+            else:
+                await topic.send(value=what)
+
+    await _all_but_the_bad_one(site, app, out)
+    assert 1 == len(told)
+
+
+async def test_where_no_send_arrives_nothing_becomes_a_letter(site: Site) -> None:
+    """Everything that the agent sends is refused: its partition waits, as where the agent takes nothing."""
+    out = await _site(site)
+    await site.limit(out, LIMIT)
+    app = site.app(QUICK)
+    topic, large = _raw(app, out), True
+
+    @app.agent(_raw(app, site.source), name="odd")
+    async def odd(stream: Any) -> None:
+        async for value in stream:
+            await topic.send(value=LARGE if large else value)
+
+    async with site.running(app) as worker:
+        await site.until(lambda: any("did not arrive" in said for said in app.transport.reasons.values()), worker)
+        large = False
+        found = await site.records(out, COUNT, worker)
+        await site.until(lambda: not app.transport.reasons, worker)
+        assert not app.rescue.counts[site.source]["dead.agent-raised"]
+
+    assert {*_numbers()} == {*_values(found)}
