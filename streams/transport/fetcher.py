@@ -64,6 +64,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._sought: set[TP] = set()  # nothing was fetched since they were placed
         self._remembered: dict[TP, int | None] = {}  # committed offsets for the next seek
         self.ends: dict[TP, int] = {}  # where the end of a partition was last reported
+        self._told: dict[TP, int] = {}  # the same since the last seek: everything below was handed over
 
     @override
     async def on_start(self) -> None:
@@ -254,7 +255,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 if tp in self._stale or tp not in self._positions:
                     continue
                 if end >= 0:
-                    self.ends[tp] = end
+                    self.ends[tp] = self._told[tp] = end
                 if len(records):
                     accepted.append((tp, self._positions[tp], records))
                     self._sought.discard(tp)
@@ -282,6 +283,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 self._stale.add(tp)
                 self._sought.add(tp)
                 self.ends.pop(tp, None)
+                self._told.pop(tp, None)
         self.wake()
         return committed
 
@@ -348,11 +350,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             self._positions[tp] = offset
             self._stale.add(tp)
             self._sought.add(tp)
+            self._told.pop(tp, None)
         self.wake()
 
     @override
     async def position(self, tp: TP) -> int | None:
         return self._positions.get(tp)
+
+    def behind_markers(self) -> dict[TP, tuple[int, int, bool]]:
+        """Partitions that end behind their last record, as markers of transactions make them: the next offset of what
+        was handed over, the end, and whether nothing was handed over since the last seek.
+        """
+        with self._lock:
+            return {
+                tp: (at, end, tp in self._sought)
+                for tp, end in self._told.items()
+                if tp not in self._stale and (at := self._positions.get(tp, end)) < end
+            }
 
     @override
     def highwater(self, tp: TP) -> int:

@@ -155,6 +155,22 @@ class Pipeline:
             self._open.add(chunk, asyncio.get_running_loop().time())
             self._changed.notify_all()
 
+    async def pass_over(
+        self, where: tuple[str, int], offset: int, generation: int, is_done: Callable[[], bool]
+    ) -> None:
+        """Commits a position behind which nothing was handed over; not now, where the partition is being moved.
+
+        `is_done`: still nothing of it is waiting to be committed.
+        """
+        async with self._changed:
+            if self._committing or where in self._open.positions or not is_done():
+                return
+            if self._open.empty:
+                self._open.generation, self._open.opened_at = generation, asyncio.get_running_loop().time()
+            if self._open.generation == generation:
+                self._open.positions[where] = offset
+                self._changed.notify_all()
+
     async def drain(self, timeout_s: float) -> bool:
         """Commits everything submitted so far; False when that took longer than `timeout_s` or failed."""
         async with self._changed:
