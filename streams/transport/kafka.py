@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any
 
 import aiokafka
@@ -31,6 +30,7 @@ from streams.transport.fetcher import ConsumerThread
 from streams.transport.kafka_producer import Producer, bootstrap
 from streams.transport.ledger import KafkaLedger, named
 from streams.transport.logs import Logs
+from streams.transport.markers import MARKERS_S, pass_markers
 from streams.transport.pipeline import Unit
 from streams.transport.tail import Positions, Progress, Sink, read_to_end, tail_config
 
@@ -43,8 +43,6 @@ NO_IDS = ("_UNSUPPORTED_FEATURE", "UNSUPPORTED_VERSION")
 """What a broker before 2.8 says of topic ids."""
 TOPIC_POLL_S = 0.25
 RENEW_PAUSE_S = 1.0
-MARKERS_S = 5.0
-"""Of a worker that is killed within so long of a partition's last record the position stays before the marker."""
 GROUP_CHECK_S = 1.0
 """A heartbeat may wait for the last error to be looked at; well below any session's time-out."""
 
@@ -179,29 +177,9 @@ class Consumer(ChunkConsumer, driver.Consumer):
 
     @Service.task
     async def _pass_markers(self) -> None:
-        """A quiet partition's position goes behind the markers of its last transactions.
-
-        Before them it would be out of range once retention has removed records and markers, and look like a loss.
-        """
         while not self.should_stop:
             await self.sleep(MARKERS_S)
-            if self.app.rebalancing or not self.flow_active:
-                continue
-            for tp, (at, end, untouched) in self._thread.behind_markers().items():
-                if not self.is_changelog(tp) and tp not in self.held_back and tp not in self.stops:
-                    await self._pass(tp, end, partial(self._is_done, tp, at, end, untouched))
-
-    def _is_done(self, tp: TP, at: int, end: int, untouched: bool) -> bool:
-        """Whether all that was handed over of a partition is committed, and the markers behind it are not."""
-        done = self.pace.done.get(tp, at if untouched else -1)
-        return at <= done < end and not self._order.get(tp)
-
-    async def _pass(self, tp: TP, end: int, is_done: Callable[[], bool]) -> None:
-        if self.app.topics.is_chunked(tp.topic):
-            await self.pipeline.pass_over((tp.topic, tp.partition), end, self.app.consumer_generation_id, is_done)
-        elif is_done() and self.app.topics.acks_enabled_for(tp.topic):
-            await self._commit({tp: end})
-            self.pace.finished({tp: end})
+            await pass_markers(self, self._thread.behind_markers())
 
     @override
     async def on_unit_committed(self, unit: Unit) -> None:

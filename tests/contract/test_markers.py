@@ -13,7 +13,7 @@ from streams.app import App
 from streams.cli import groups
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.settings import read
-from streams.transport.kafka import MARKERS_S
+from streams.transport.markers import MARKERS_S
 from tests.contract.site import Site
 
 TIMEOUT_MS = 10_000
