@@ -11,6 +11,8 @@ SCHEMA_KEY: bytes
 """Changelog key under which the field table of the rows is kept."""
 PARTITION_KEY: bytes
 """Changelog key of the partition record; see `decode_partition`."""
+REPAIRS_KEY: bytes
+"""Key, in a store alone, of the keys whose right row is to be written again: at least once has no fence."""
 ROW_FORMAT: int
 """The newest format of rows that this release reads and writes."""
 RESERVED_PREFIX: bytes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from streams._native import (
     EXPIRE_MAX,
     PARTITION_KEY,
+    REPAIRS_KEY,
     SCHEMA_KEY,
     Job,
     KafkaConsumer,
@@ -42,8 +43,8 @@ __all__ = ["PartitionState", "States"]
 log = logging.getLogger(__name__)
 
 NOWHERE = Identity()
-OWN_KEYS = (SCHEMA_KEY, PARTITION_KEY)
-"""Records in a changelog that are no entity's."""
+OWN_KEYS = (SCHEMA_KEY, PARTITION_KEY, REPAIRS_KEY)
+"""What lies beside the entities' rows: in the changelog, and in a store alone the keys whose right row is owed."""
 
 
 class PartitionState:

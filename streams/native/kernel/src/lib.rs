@@ -17,6 +17,7 @@ pub mod partition;
 pub mod patch;
 pub mod records;
 mod refused;
+pub mod repairs;
 pub mod row;
 pub mod schema;
 pub mod sync;

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::digest;
 use crate::partition::{LogId, PartitionError, PartitionRecord, Stopped, LOG_UNKNOWN, PARTITION_KEY};
 use crate::records::{Record, Records, RecordsError};
-use crate::row::{version, Order, Row, Stamp, RESERVED_PREFIX, ROW_FORMAT_OLD, SCHEMA_KEY};
+use crate::repairs::{self, Passed, Repairs, REPAIRS_KEY};
+use crate::row::{version, Row, Stamp, RESERVED_PREFIX, ROW_FORMAT_OLD, SCHEMA_KEY};
 use crate::sync::{Failure, SyncTable};
 use crate::table::{Restored, FENCE_HEADER};
 
@@ -60,10 +61,6 @@ struct Ownership {
     fence_base: u32,
 }
 
-/// The highest version of a key that was passed over: its order, and the digest of its message (0: a tombstone).
-pub(crate) type Passed = Option<(Order, u64)>;
-type Repairs = BTreeMap<Vec<u8>, Passed>;
-
 /// The partition record in memory, and what restoring found.
 #[derive(Default)]
 pub(crate) struct Owner {
@@ -79,10 +76,13 @@ pub(crate) struct Owner {
     /// Highest fence and epoch of anything restored.
     fence_seen: u32,
     epoch_seen: u64,
-    /// Keys whose right row must be written again. Bounded by the keys that a frozen owner had in its last transactions.
+    /// Keys whose right row must be written again, the record's own among them. Bounded by the keys that a frozen owner had
+    /// in its last transactions.
     repairs: Repairs,
     /// The same, written under a mark that is not committed yet.
     repaired: VecDeque<(u64, Repairs)>,
+    /// What a store has of both is not up to date.
+    owes_anew: bool,
 }
 
 impl Owner {
@@ -118,7 +118,20 @@ impl Owner {
     }
 
     pub fn repairs(&self) -> impl Iterator<Item = (&[u8], Passed)> {
-        self.repairs.iter().take(REPAIRS_MAX).map(|(key, passed)| (&**key, *passed))
+        let entities = self.repairs.iter().take(REPAIRS_MAX).filter(|(key, _)| *key != PARTITION_KEY);
+        entities.map(|(key, passed)| (&**key, *passed))
+    }
+
+    /// Takes in what the process before this one owed when it ended, as its store kept it.
+    pub fn owe(&mut self, stored: &[u8]) -> Result<(), Failure> {
+        let Some(repairs) = repairs::decode(stored) else {
+            return Err(Failure(
+                "the list of rows that are owed is damaged; `streams state rebuild` makes it anew".into(),
+            ));
+        };
+        self.is_changed |= repairs.contains_key(PARTITION_KEY);
+        self.repairs = repairs;
+        Ok(())
     }
 
     fn own(&mut self) {
@@ -134,6 +147,11 @@ impl Owner {
     fn passed(&mut self, key: &[u8], version: Passed) {
         let held = self.repairs.entry(key.to_vec()).or_default();
         *held = (*held).max(version);
+        self.owes_anew = true;
+    }
+
+    fn is_right(&mut self, key: &[u8]) {
+        self.owes_anew |= self.repairs.remove(key).is_some();
     }
 }
 
@@ -254,12 +272,20 @@ impl SyncTable {
         &self.owner.record
     }
 
-    /// Folds all layers up to a mark; see [`crate::table::Table::commit`].
+    /// Folds all layers up to a mark; see [`crate::table::Table::commit`]. A store is told what is still owed, too.
     pub fn commit(&mut self, upto: u64) -> Result<Records, RecordsError> {
-        while self.owner.repaired.front().is_some_and(|(mark, _)| *mark <= upto) {
-            self.owner.repaired.pop_front();
+        let owner = &mut self.owner;
+        while owner.repaired.front().is_some_and(|(mark, _)| *mark <= upto) {
+            owner.repaired.pop_front();
+            owner.owes_anew = true;
         }
-        self.table.commit(upto)
+        let mut rows = self.table.commit(upto)?;
+        if !self.table.is_resident() && std::mem::take(&mut owner.owes_anew) {
+            let under_way = owner.repaired.iter().flat_map(|(_, repairs)| repairs);
+            let owed = repairs::encode(under_way.chain(&owner.repairs));
+            rows.push(Some(REPAIRS_KEY), owed.as_deref(), -1, -1)?;
+        }
+        Ok(rows)
     }
 
     /// Drops every uncommitted version.
@@ -310,7 +336,7 @@ impl SyncTable {
         self.owner.record.encode(&mut record);
         let place = self.table.find(PARTITION_KEY);
         let held = place.slot.and_then(|slot| self.table.newest(slot));
-        if held != Some(&record) {
+        if held != Some(&record) || self.owner.repairs.contains_key(PARTITION_KEY) {
             self.table.write(place, PARTITION_KEY, Some(&record));
         }
     }
@@ -354,6 +380,7 @@ impl SyncTable {
         for record in changelog.iter() {
             match record.key() {
                 Some(PARTITION_KEY) => self.restore_partition(record.value())?,
+                Some(REPAIRS_KEY) => {}
                 Some(key) if key.starts_with(RESERVED_PREFIX) => drop(self.table.restore(key, record.value(), 0)?),
                 Some(key) => self.restore_row(key, &record)?,
                 None => {}
@@ -367,6 +394,7 @@ impl SyncTable {
             // A person's tool did it, with the rows. Fence and epochs go on: receivers and frozen owners know of them.
             self.owner.record = self.owner.record.emptied();
             self.owner.is_changed |= self.owner.has_record;
+            self.owner.is_right(PARTITION_KEY);
             self.table.restore(PARTITION_KEY, None, 0)?;
             return Ok(());
         };
@@ -374,9 +402,15 @@ impl SyncTable {
         self.owner.epoch_seen = self.owner.epoch_seen.max(found.last_epoch);
         if found.fence < self.owner.fence_seen {
             self.owner.is_changed = true;
-            return Ok(());
+            self.owner.passed(PARTITION_KEY, None);
+            if self.owner.has_record {
+                return Ok(());
+            }
+            // Compaction has left no other: but for the fence it is right.
+        } else {
+            self.owner.fence_seen = found.fence;
+            self.owner.is_right(PARTITION_KEY);
         }
-        self.owner.fence_seen = found.fence;
         (self.owner.record, self.owner.has_record) = (found, true);
         self.table.restore(PARTITION_KEY, record, 0)?;
         Ok(())
@@ -408,7 +442,7 @@ impl SyncTable {
                 let is_later =
                     |passed: &Passed| passed.is_none_or(|(passed, _)| order.is_some_and(|order| order > passed));
                 if self.owner.repairs.get(key).is_some_and(is_later) {
-                    self.owner.repairs.remove(key);
+                    self.owner.is_right(key);
                 }
             }
             Restored::Taken | Restored::Older => {}

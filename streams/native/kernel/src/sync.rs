@@ -16,10 +16,11 @@ use crate::diff::{Change, Delta};
 use crate::digest;
 use crate::envelope::{self, Event, Reason, Refusal, Scratch, ERROR_BYTES_MAX, UNREADABLE};
 use crate::job::{Canonicalised, Job};
-use crate::owner::{Owner, Passed};
+use crate::owner::Owner;
 use crate::partition::{LogId, PartitionRecord, LOG_UNKNOWN, PARTITION_KEY};
 use crate::patch::{self, PatchHead, SNAPSHOT_MASK};
 use crate::records::{murmur2_partition, Record, Records, RecordsError};
+use crate::repairs::{Passed, REPAIRS_KEY};
 use crate::row::{Header, Row, RowError, Stamp, RESERVED_PREFIX, SCHEMA_KEY, TIME_UNKNOWN};
 use crate::table::{Place, Table};
 use crate::wire;
@@ -419,6 +420,7 @@ impl SyncTable {
         for (key, row) in rows {
             match key {
                 PARTITION_KEY => self.restore_partition(row)?,
+                REPAIRS_KEY => row.map_or(Ok(()), |row| self.owner.owe(row))?,
                 _ => self.table.load(key, row)?,
             }
         }

@@ -11,6 +11,7 @@ use streams_kernel::envelope::Types;
 use streams_kernel::job::{Canonicaliser, Job, JobSpec};
 use streams_kernel::owner::Assignment;
 use streams_kernel::partition::{LogId, PartitionRecord, Stopped, LOG_UNKNOWN, PARTITION_KEY};
+use streams_kernel::repairs::REPAIRS_KEY;
 use streams_kernel::row::{self, Row, IDS_DEFAULT, RESERVED_PREFIX, ROW_FORMAT, SCHEMA_KEY, TIME_UNKNOWN};
 use streams_kernel::sync::{Failure, Step, SyncTable, EXPIRE_MAX};
 
@@ -450,6 +451,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("EXPIRE_MAX", EXPIRE_MAX)?;
     m.add_function(wrap_pyfunction!(deleted_at, m)?)?;
     m.add("PARTITION_KEY", PyBytes::new(m.py(), PARTITION_KEY))?;
+    m.add("REPAIRS_KEY", PyBytes::new(m.py(), REPAIRS_KEY))?;
     m.add("ROW_FORMAT", ROW_FORMAT)?;
     m.add("RESERVED_PREFIX", PyBytes::new(m.py(), RESERVED_PREFIX))?;
     m.add_function(wrap_pyfunction!(decode_partition, m)?)?;
