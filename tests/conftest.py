@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import zlib
 from collections.abc import Iterator
 
@@ -67,3 +68,11 @@ def seed(request: pytest.FixtureRequest) -> int:
 def kills() -> int:
     """How many random kills a fault test makes: enough for every run, or the full set."""
     return 20 if FULL else 3
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """SIGHUP as children of a terminal's shell have it: whoever runs the tests under nohup has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

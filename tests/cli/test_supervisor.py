@@ -124,6 +124,7 @@ def test_a_second_interrupt_kills_every_child() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("terminal")
 def test_a_child_that_had_not_begun_was_asked_to_end(number: signal.Signals) -> None:
     """SIGTERM ends a child that does not heed it yet: nothing failed."""
     process = parent(10_000, UP + "up()\nsignal.pause()")

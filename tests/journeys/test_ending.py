@@ -130,6 +130,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert "interrupted twice: ended at once" in said
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_terminal_that_closes_is_a_sigterm(url: str, tmp_path: Path) -> None:
     """SIGHUP drains; under nohup it is none of ours."""
     source = f"devices-{uuid.uuid4().hex[:8]}"
