@@ -284,15 +284,18 @@ class ChunkConsumer:
     def on_buffer_drop(self, tp: TP) -> None:
         """See `on_buffer_full`."""
 
-    def split(self, tp: TP, begin: int, records: Records, generation: int, epoch: int) -> list[Any]:
-        """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records."""
+    def split(self, tp: TP, begin: int, records: Records, generation: int, epoch: int, turn: int) -> list[Any]:
+        """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records.
+
+        `turn`: of its partition (see `Stops`) when that position was set.
+        """
         self.pace.fetched(tp, begin)
         if self.app.topics.is_chunked(tp.topic):
             each_max, requests = self.transport.settings.limits.record_bytes_max, self.app.topics.asks(tp.topic)
             chunks = []
             for part in parts(records, each_max, requests=requests):
                 chunk = Chunk(tp.topic, tp.partition, begin, part, generation=generation, epoch=epoch)
-                chunk.turn = self.stops.turn(tp)
+                chunk.turn = turn
                 if len(part) == 1:
                     chunk.refused = self.failing.refused(tp.topic, tp.partition, chunk.last)
                 chunks.append(chunk)

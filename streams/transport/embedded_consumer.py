@@ -158,7 +158,7 @@ class Consumer(ChunkConsumer, base.Consumer):
         for tp, records in runs:
             if tp not in self._moved and tp in self._positions:
                 self._positions[tp] = records.last_offset + 1
-                out[tp] = self.split(tp, positions[tp], records, generation, epoch)
+                out[tp] = self.split(tp, positions[tp], records, generation, epoch, self.stops.turn(tp))
         return out
 
     def release(self, tps: Iterable[TP]) -> None:

@@ -59,6 +59,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self._lock = threading.Lock()
         self._next_fetch_s = 0.0
         self._positions: dict[TP, int] = {}  # next offset to fetch
+        self._turns: dict[TP, int] = {}  # of a stopped partition that goes on, when its position was set
         self._held: set[TP] = set()  # what the native consumer is assigned
         self._stale: set[TP] = set()  # moved since: assigned anew before the next fetch
         self._sought: set[TP] = set()  # nothing was fetched since they were placed
@@ -184,8 +185,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         with consumer._fetcher._subscriptions.fetch_context():
             runs = await self._run(self._fetch, wanted)
         out: dict[TP, list[Any]] = {}
-        for tp, begin, records in self._accept(runs):
-            out.setdefault(tp, []).extend(self.consumer.split(tp, begin, records, generation, epoch))
+        for tp, begin, records, turn in self._accept(runs):
+            out.setdefault(tp, []).extend(self.consumer.split(tp, begin, records, generation, epoch, turn))
         return out
 
     def _fetch(self, wanted: set[TP]) -> list[tuple[str, int, Records, int]]:
@@ -246,8 +247,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         self.native.assign([(tp.topic, tp.partition, at)])
         return True
 
-    def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, int, Records]]:
-        """Drops what a seek or a rebalance overtook, and moves the positions."""
+    def _accept(self, runs: Iterable[tuple[str, int, Records, int]]) -> Iterable[tuple[TP, int, Records, int]]:
+        """Drops what a seek or a rebalance overtook, and moves the positions.
+
+        The turn is that of the position: a partition that goes on has its next turn first and is sought then, and what
+        was fetched behind the stop until it is sought is of the turn before.
+        """
         accepted = []
         with self._lock:
             for topic, partition, records, end in runs:
@@ -257,7 +262,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 if end >= 0:
                     self.ends[tp] = self._told[tp] = end
                 if len(records):
-                    accepted.append((tp, self._positions[tp], records))
+                    accepted.append((tp, self._positions[tp], records, self._turns.get(tp, 0)))
                     self._sought.discard(tp)
                     self._positions[tp] = records.last_offset + 1
         return accepted
@@ -279,11 +284,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             begin_anew(self.consumer, tp)
         with self._lock:
             for tp, offset in committed.items():
-                self._positions[tp] = first[tp] if offset is None else offset
-                self._stale.add(tp)
-                self._sought.add(tp)
+                self._set_position(tp, first[tp] if offset is None else offset)
                 self.ends.pop(tp, None)
-                self._told.pop(tp, None)
         self.wake()
         return committed
 
@@ -347,11 +349,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     def seek(self, partition: TP, offset: int) -> None:
         tp = ensure_TP(partition)
         with self._lock:
-            self._positions[tp] = offset
-            self._stale.add(tp)
-            self._sought.add(tp)
-            self._told.pop(tp, None)
+            self._set_position(tp, offset)
         self.wake()
+
+    def _set_position(self, tp: TP, offset: int) -> None:
+        """With the lock."""
+        self._positions[tp], self._turns[tp] = offset, self.consumer.stops.turn(tp)
+        self._stale.add(tp)
+        self._sought.add(tp)
+        self._told.pop(tp, None)
 
     @override
     async def position(self, tp: TP) -> int | None:

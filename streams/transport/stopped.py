@@ -50,7 +50,7 @@ class Stops:
     def resume(self, tp: TP) -> Stop | None:
         """Lets it go on; the stop that is over, or None. What was fetched behind the stop is never handed out."""
         stop = self._stops.pop(tp, None)
-        if stop is not None:
+        if stop is not None and stop.offset != NOT_FETCHED:
             self._turns[tp] = (self.turn(tp) + 1, stop.offset)
         return stop
 

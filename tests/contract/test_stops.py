@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
+
+from faust.types import TP
 
 from streams._native import murmur2_partition
 from streams.app import App
 from streams.cli import run
 from streams.demo.v1.device_pb2 import DeviceState
-from streams.transport.stopped import go_on
+from streams.transport.stopped import Stop, go_on
 from tests.contract.site import Site
 
 GARBAGE = b"\xff\xff\xff"
@@ -103,6 +106,32 @@ async def test_a_stopped_partition_goes_on_where_it_stopped(site: Site) -> None:
     assert {} == held
     assert keys(states) == await site.revisions()
     assert 230 == sync.counts["events"]
+
+
+async def test_what_was_fetched_behind_a_stop_is_not_taken_when_it_goes_on_at_that_moment(kafka_site: Site) -> None:
+    """The consumer's thread has moved its position, and has not told the partition's turn yet: it is fetched again."""
+    await kafka_site.create(partitions=1)
+    app = kafka_site.app()
+    sync = app.sync(kafka_site.source, DeviceState)
+    async with kafka_site.running(app) as worker:
+        consumer, tp, loop = app.consumer, TP(kafka_site.source, 0), asyncio.get_running_loop()
+        split, turned = consumer.split, []
+
+        def stop_and_go_on(tp_: TP, begin: int, *rest: Any) -> list[Any]:
+            if tp_ == tp and not turned:
+                turned.append(begin)
+                consumer.stops.stop(tp, Stop("code", "why", begin, 1))
+                asyncio.run_coroutine_threadsafe(go_on(consumer, *tp), loop).result()
+            return split(tp_, begin, *rest)  # type: ignore[no-any-return]
+
+        consumer.split = stop_and_go_on
+        await kafka_site.send([device(0, number, 1) for number in range(5)])
+        await kafka_site.records(kafka_site.patches, 5, worker)
+        await kafka_site.send([device(0, 5, 1)])
+        await kafka_site.records(kafka_site.patches, 6, worker)
+
+    assert [0] == turned
+    assert 6 == sync.counts["events"]
 
 
 async def test_a_stop_outlives_the_worker_and_ends_on_request(site: Site) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from faust.types import TP
 
-from streams.transport.stopped import Stop, Stops
+from streams.transport.stopped import NOT_FETCHED, Stop, Stops
 
 TP0, TP1 = TP("devices", 0), TP("devices", 1)
 
@@ -37,6 +37,17 @@ def test_what_was_fetched_before_it_went_on_is_never_handed_out() -> None:
     stops.resume(TP0)
     assert not stops.admits(TP0, 20, 1)
     assert stops.admits(TP0, 20, 2)
+
+
+def test_one_that_came_stopped_goes_on_in_the_turn_of_its_position() -> None:
+    """Nothing was fetched of it: its position stays, and so does the turn in which that was set."""
+    stops = Stops()
+    stops.stop(TP0, Stop("ratio", "why", NOT_FETCHED, 1))
+    assert not stops.admits(TP0, 0, 0)
+    stops.resume(TP0)
+
+    assert 0 == stops.turn(TP0)
+    assert stops.admits(TP0, 0, 0)
 
 
 def test_a_rewind_forgets_all_of_it() -> None:
