@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from faust.transport import base
 from faust.types import TP, ConsumerMessage
+from mode import Service
 from typing_extensions import override
 
 from streams.errors import StateError, TransportError
@@ -241,6 +242,12 @@ class ChunkConsumer:
         records, active = await super()._wait_next_records(timeout)  # type: ignore[misc]
         return (records if self.flow_active else None), active  # type: ignore[attr-defined]
 
+    @Service.task
+    async def _commit_handler(self) -> None:
+        """Faust's own waits for two intervals before the first commit: a worker killed until then repeated both."""
+        async for _ in self.itertimer(self.commit_interval, name="commit"):  # type: ignore[attr-defined]
+            await self.commit()  # type: ignore[attr-defined]
+
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Gaps carry no meaning here: the order of delivery decides what may be committed."""
 
@@ -281,8 +288,7 @@ class ChunkConsumer:
     def on_buffer_full(self, tp: TP) -> None:
         """The bounded queue of the stream is the back-pressure; pausing a partition would drop what was prefetched."""
 
-    def on_buffer_drop(self, tp: TP) -> None:
-        """See `on_buffer_full`."""
+    on_buffer_drop = on_buffer_full
 
     def split(self, tp: TP, begin: int, records: Records, generation: int, epoch: int, turn: int) -> list[Any]:
         """A run fetched at position `begin` in the form its topic's readers want: one chunk, or single records.

@@ -16,6 +16,7 @@ from streams.v1.resync_pb2 import Resync
 from tests.contract.site import Site, changes, history
 
 FIRST_PATCH_S = 10
+COMMIT_S = 5.0
 FETCH_S = 1.5
 """Longer than a fetch waits for records."""
 
@@ -141,6 +142,27 @@ def _counting(app: App, words: str) -> tuple[Any, Counter[str]]:
             seen[word] += 1
 
     return counts, seen
+
+
+@pytest.mark.parametrize("site", ["embedded"], indirect=True)
+async def test_what_agents_finish_is_committed_after_one_interval(site: Site) -> None:
+    """Not after two, as Faust's first time: a worker that was killed until then had committed nothing at all."""
+    await site.create(partitions=1)
+    app = site.app(broker_commit_interval=COMMIT_S)
+
+    @app.agent(app.topic(site.source, value_type=bytes, value_serializer="raw"))
+    async def taking(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    await site.write(site.source, b"1", b"2", partition=0)
+    began_s = asyncio.get_running_loop().time()
+    async with site.running(app) as worker:
+        await site.until(lambda: app.transport.log.log.committed(app.conf.id), worker)
+        took_s = asyncio.get_running_loop().time() - began_s
+
+        assert {(site.source, 0): 2} == app.transport.log.log.committed(app.conf.id)
+    assert took_s < 2 * COMMIT_S
 
 
 async def test_a_rebalance_in_the_middle_of_the_work(site: Site, seed: int) -> None:
