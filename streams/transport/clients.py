@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from streams.transport.credentials import Credentials
+from streams.transport.security import Token
 
 __all__ = ["NativeClients"]
 
@@ -52,11 +53,11 @@ class NativeClients:
     def open(self, client: Callable[[dict[str, str]], C], config: Mapping[str, str] | None = None) -> C:
         """A client with these settings beside the common ones.
 
-        KafkaError as the client has it; TransportError, SettingsError: there is no token to be had now.
+        KafkaError as the client has it; TransportError, SettingsError: there is no valid token to be had.
         """
         opened = _Open(client({**self._config, **(config or {})}))
         try:
-            self._hand(opened)
+            self._hand(opened, self._credentials.token)
         except BaseException:
             if hasattr(opened.client, "close"):
                 opened.client.close()
@@ -68,7 +69,7 @@ class NativeClients:
 
     def hand_token(self, client: _Native) -> None:
         """Gives a client the current token, where one is needed."""
-        self._hand(_Open(client))
+        self._hand(_Open(client), self._credentials.token)
 
     def tend(self) -> None:
         """Hands every open client a token before its last one expires, and says what they logged; called now and then.
@@ -81,16 +82,16 @@ class NativeClients:
         for opened in held:
             try:
                 _say(opened.client.logs())
-                self._hand(opened)
+                self._hand(opened, self._credentials.fresh_token)
             except RuntimeError:  # closed meanwhile
                 closed.append(opened)
         with self._lock:
             self._open = [opened for opened in self._open if opened not in closed]
 
-    def _hand(self, opened: _Open) -> None:
+    def _hand(self, opened: _Open, read: Callable[[], Token]) -> None:
         if not self._credentials.uses_token:
             return
-        token = self._credentials.token()
+        token = read()
         if token.value != opened.handed:
             opened.client.set_token(token.value, token.expires_ms, token.principal)
             opened.handed = token.value

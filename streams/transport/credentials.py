@@ -92,11 +92,32 @@ class Credentials:
         return context
 
     def token(self) -> Token:
-        """The current token, read again when it is due. Blocks for as long as the file or command takes."""
+        """The current token, read again when it is due; one that is still valid serves while no new one can be read.
+
+        Blocks for as long as the file or command takes.
+        """
+        try:
+            return self.fresh_token()
+        except (SettingsError, TransportError):
+            last = self._token
+            if last is None or self._clock.now_ms() >= last.expires_ms:
+                raise
+            return last
+
+    def fresh_token(self) -> Token:
+        """As `token`, but an error wherever the one that is due cannot be read.
+
+        Once there was a token that is a TransportError, to be tried again: what writes the file may be at it.
+        """
         with self._lock:
             now_ms = self._clock.now_ms()
             if self._token is None or now_ms >= self._token.refresh_ms:
-                self._token = read_token(self._read_token(), now_ms, self._security.token_refresh_ms)
+                try:
+                    self._token = read_token(self._read_token(), now_ms, self._security.token_refresh_ms)
+                except SettingsError as error:
+                    if self._token is None:
+                        raise
+                    raise TransportError(f"no new token: {error}", retriable=True) from None
             return self._token
 
     def _read_token(self) -> str:

@@ -19,7 +19,7 @@ from mode import Service
 from typing_extensions import override
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaError
-from streams.errors import StreamsError, TransportError
+from streams.errors import SettingsError, StreamsError, TransportError
 from streams.options import Settings
 from streams.transport.allowance import PRODUCE_ROOM_BYTES
 from streams.transport.clients import NativeClients
@@ -226,8 +226,8 @@ class Consumer(ChunkConsumer, driver.Consumer):
         while not self.should_stop:
             try:
                 await self.pipeline.run_in_thread(self.ledger.renew)
-            except TransportError as error:
-                if error.fatal and not error.retriable:
+            except (SettingsError, TransportError) as error:  # the former: no token, as long as its file is not there
+                if isinstance(error, TransportError) and error.fatal and not error.retriable:
                     await self.app.crash(error)
                     return
                 self.transport.reasons["broker"] = str(error)
@@ -379,11 +379,10 @@ class Transport(driver.Transport):
 
     async def wait_for_topics(self, wanted: set[str], stopping: Callable[[], bool]) -> None:
         """Returns when every topic exists. Faust ignores one that does not, for five minutes, and says OK meanwhile."""
-        admin = self.clients.open(KafkaAdmin)
         loop = asyncio.get_running_loop()
         while not stopping():
             try:
-                await loop.run_in_executor(None, self.clients.hand_token, admin)
+                admin = await loop.run_in_executor(None, self._administration)
                 existing = await loop.run_in_executor(None, admin.topics, METADATA_TIMEOUT_MS)
                 waiting: list[str] = []
                 for declare in self.before_subscribe:

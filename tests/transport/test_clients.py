@@ -93,6 +93,33 @@ def test_every_open_client_gets_the_next_token(tmp_path: Path) -> None:
     assert [(kept, "second")] == held
 
 
+def test_a_token_that_is_still_valid_serves_while_its_file_is_away(tmp_path: Path) -> None:
+    """Found with a file that was being rewritten: a ledger made anew at that moment ended the worker. It is told all
+    the same, and tried again once nothing is valid any more.
+    """
+    file, clock = tmp_path / "token", ManualClock(time.time_ns() // 1_000_000)
+    file.write_text("first")
+    opened = clients("127.0.0.1:1", file, clock)
+    first = opened.open(KafkaConsumer, {"group.id": "g"})
+    file.unlink()
+    clock.advance(5_000)
+    second = opened.open(KafkaConsumer, {"group.id": "g"})
+    with pytest.raises(TransportError, match=r"security\.token_file") as told:
+        opened.tend()
+    clock.advance(5_000)
+    with pytest.raises(TransportError, match=r"security\.token_file") as refused:
+        opened.open(KafkaConsumer, {"group.id": "g"})
+    file.write_text("second")
+    opened.tend()
+    handed = [one.handed for one in opened._open]
+    first.close()
+    second.close()
+
+    assert told.value.retriable
+    assert refused.value.retriable
+    assert ["second", "second"] == handed
+
+
 def test_what_a_client_logs_is_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A broker that refuses shows in the worker's log, not only in a buffer that nobody reads."""
     credentials = Credentials(SecuritySettings())
