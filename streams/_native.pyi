@@ -301,6 +301,12 @@ class Table:
         all who asked for a key. See `Step.taken`.
         """
 
+    def take_back(self, records: Records, now_ms: int, row_bytes_max: int) -> Step:
+        """For records whose rows were refused when their patches were published already (at least once): they change no
+        state, and their keys are published as their rows are, above all that receivers may hold. Mark 0: there is
+        nothing to publish, or the rows come to more bytes than that.
+        """
+
     def rekey(self, records: Records) -> Step:
         """The records under their entity keys as the step's `patches`; those without one as dead letters. No state."""
 

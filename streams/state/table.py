@@ -97,6 +97,11 @@ class PartitionState:
             self._expired_mark = step.mark
         return step
 
+    def take_back(self, records: Records, now_ms: int, row_bytes_max: int) -> Step:
+        """See `Table.take_back`."""
+        part = records if self._loader is None else self._loader.load(records, [], requests=False)
+        return self.table.take_back(part, now_ms, row_bytes_max)
+
     def _due(self, store: Store, now_ms: int) -> list[bytes]:
         """Tombstones that the next call is to remove; none while those of an earlier call are not committed."""
         if self.committed_mark < self._expired_mark:

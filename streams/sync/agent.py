@@ -11,8 +11,8 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -20,17 +20,18 @@ from google.protobuf.message import Message
 
 from streams._native import Job, Records, Step
 from streams.clock import SYSTEM_CLOCK, Clock
-from streams.errors import Finding, SettingsError
+from streams.errors import Finding, RecordTooLargeError, SettingsError
 from streams.kernel.confluent import message_index, readings
 from streams.kernel.messages import descriptor_of, known_names
 from streams.kernel.schema import MessageSchema
 from streams.options import LimitSettings, SyncSettings
-from streams.state.table import States
+from streams.state.table import PartitionState, States
 from streams.sync.burial import buried, refusing, send_letters
 from streams.sync.halting import Halting
 from streams.sync.rekey import Rekey
 from streams.sync.topics import HEADER_ROOM_BYTES, SyncTopics
 from streams.transport.chunk import Chunk
+from streams.transport.clients import batch_bytes_max
 
 __all__ = ["Sync", "make_job"]
 
@@ -194,21 +195,9 @@ class Sync:
     async def _step(self, chunk: Chunk, records: Records) -> Step | None:
         """Has the kernel work on records of the chunk; None: they will be read again."""
         requests = chunk.topic == self.topics.resync
-        loop = asyncio.get_running_loop()
-        async with self.app.consumer.working(), self.halting.order(chunk.partition):
-            if not self.app.consumer.is_current(chunk):
-                return None
-            state = self.states[chunk.partition]
-            work = partial(state.process, records, self._clock.now_ms(), requests=requests)
-            began = self._clock.monotonic_s()
-            step = await loop.run_in_executor(self._thread, work)
-            self.kernel_seconds += self._clock.monotonic_s() - began
-            if not self.app.consumer.is_current(chunk):
-                return None  # a rewind waits for this to end; it takes the rows back
-            if step.fatal is not None:
-                raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
-            chunk.changed(state, step.mark, step.counts["row_bytes"])
-            self.app.consumer.turns.took(state, step.mark)
+        step = await self._call(chunk, lambda state, now_ms: state.process(records, now_ms, requests=requests))
+        if step is None:
+            return None
         chunk.send_records(self.topics.output, chunk.partition, step.patches)
         self._send_letters(chunk, step.dead_letters)
         for hashed, offset in step.stuck:
@@ -219,6 +208,36 @@ class Sync:
             )  # fmt: skip
         await self._account(chunk, step.taken, step.counts)
         return step
+
+    async def _call(self, chunk: Chunk, work: Callable[[PartitionState, int], Step]) -> Step | None:
+        """Has the kernel work for a chunk: what it changed belongs to that. None: it will be read again."""
+        loop = asyncio.get_running_loop()
+        async with self.app.consumer.working(), self.halting.order(chunk.partition):
+            if not self.app.consumer.is_current(chunk):
+                return None
+            state = self.states[chunk.partition]
+            began = self._clock.monotonic_s()
+            step = await loop.run_in_executor(self._thread, work, state, self._clock.now_ms())
+            self.kernel_seconds += self._clock.monotonic_s() - began
+            if not self.app.consumer.is_current(chunk):
+                return None  # a rewind waits for this to end; it takes the rows back
+            if step.fatal is not None:
+                raise SettingsError(Finding(f"sync {self.topics.source}", step.fatal, "records that fit its settings"))
+            if step.mark:
+                chunk.changed(state, step.mark, step.counts["row_bytes"])
+                self.app.consumer.turns.took(state, step.mark)
+        return step
+
+    async def _take_back(self, chunk: Chunk) -> bool:
+        """Its patches may be out without its row: receivers get what the row says, above them. False: as `_call`."""
+        limit = await asyncio.to_thread(batch_bytes_max, self.app.transport.clients, self.topics.changelog)
+        step = await self._call(chunk, lambda state, now_ms: state.take_back(chunk.records, now_ms, limit or 0))
+        if step is None:
+            return False
+        self.counts["repaired"] += step.counts["repaired"]
+        with suppress(RecordTooLargeError):  # the row is right: who lacks this sees a gap at the key's next patch
+            chunk.send_records(self.topics.output, chunk.partition, step.patches)
+        return True
 
     def _send_letters(self, chunk: Chunk, letters: Records) -> None:
         unwritable = send_letters(chunk, self.topics.dead_letters, letters, self._letter_bytes_max)
@@ -232,6 +251,8 @@ class Sync:
                 chunk.topic, chunk.partition, chunk.last, refuser,
             )  # fmt: skip
             self.counts["requests.unanswerable"] += 1
+            return
+        if not self.app.consumer.is_fenced and not await self._take_back(chunk):
             return
         letters, counts = await asyncio.to_thread(buried, chunk, refuser, self.app.transport.log_ids)
         self._send_letters(chunk, letters)

@@ -10,13 +10,18 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from streams._native import KafkaAdmin, KafkaError
+from streams.errors import StreamsError
 from streams.transport.credentials import Credentials
 from streams.transport.security import Token
 
-__all__ = ["NativeClients"]
+__all__ = ["NativeClients", "batch_bytes_max"]
 
 log = logging.getLogger(__name__)
 
+LOOK_TIMEOUT_MS = 5_000
+BATCH_SHARE = 90
+"""Per cent of its topic's limit that a batch has before compression; the rest is for what its format adds."""
 LINES_MAX = 20
 """Different lines that one client has logged at one look; a broker that is away repeats a few for every connection."""
 
@@ -95,6 +100,15 @@ class NativeClients:
         if token.value != opened.handed:
             opened.client.set_token(token.value, token.expires_ms, token.principal)
             opened.handed = token.value
+
+
+def batch_bytes_max(clients: NativeClients, topic: str) -> int | None:
+    """Bytes of records that a topic surely takes in one batch; None: nobody says, or this user may not look. Blocks."""
+    try:
+        found = clients.open(KafkaAdmin).topic_config(topic, LOOK_TIMEOUT_MS)
+        return int(found["max.message.bytes"]) * BATCH_SHARE // 100
+    except (KafkaError, StreamsError, KeyError, ValueError):
+        return None
 
 
 def _say(lines: list[str]) -> None:

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from streams._native import KafkaAdmin, KafkaError, KafkaProducer
-from streams.errors import StreamsError, TransportError
+from streams._native import KafkaError, KafkaProducer
+from streams.errors import TransportError
 from streams.transport.allowance import TOO_LARGE
-from streams.transport.clients import NativeClients
+from streams.transport.clients import NativeClients, batch_bytes_max
 from streams.transport.pipeline import Unit
 
 __all__ = ["KafkaLedger", "Member", "named"]
@@ -26,11 +26,8 @@ FLUSH_ROOM_MS = 1_000
 """A transaction is aborted by the broker at its own timeout: longer than that its records are not waited for."""
 END_TIMEOUT_MS = 30_000
 """For one attempt to send offsets or to end a transaction."""
-LOOK_TIMEOUT_MS = 5_000
 BATCH_BYTES = 500_000
 """The broker checks one batch while the next is compressed; more is no smaller."""
-BATCH_SHARE = 90
-"""Per cent of its topic's limit that a batch has before compression; the rest is for what its format adds."""
 COMMIT_ATTEMPTS = 3
 """A commit whose outcome is unknown is asked for again so often before everything is rebuilt."""
 
@@ -115,11 +112,7 @@ class KafkaLedger:
         """
         refusing, self._refusing = self._refusing, set()
         for topic in refusing:
-            try:
-                found = self._clients.open(KafkaAdmin).topic_config(topic, LOOK_TIMEOUT_MS)
-                limit = int(found["max.message.bytes"]) * BATCH_SHARE // 100
-            except (KafkaError, StreamsError, KeyError, ValueError):
-                limit = self._batch_bytes // 2
+            limit = batch_bytes_max(self._clients, topic) or self._batch_bytes // 2
             self._batch_bytes = max(1, min(self._batch_bytes, limit))
 
     def close(self) -> None:

@@ -543,3 +543,41 @@ class TestOldRows:
         row = decode_row(life.table.get(b"d") or b"")
         assert (2, 1, 0, 5) == (row["format"], row["ordinal"], row["offset"], row["fence"])
         assert 1 == decode_row(life.table.get(b"gone") or b"")["format"]
+
+
+class TestTakenBack:
+    """At least once patches are out before their rows, which the changelog may refuse."""
+
+    def test_receivers_get_the_row_above_what_was_published(self) -> None:
+        """A key that lives as its row is, one that has none as deleted; and what was pending before stays."""
+        life = Life()
+        life.start(generation=1)
+        life.events(*states(1.0), first=0)
+        before = life.table.process(chunk((b"e", device(), []), first=1), NOW)
+        refused = chunk(*states(7.0), (b"new", device(), []), first=2)
+
+        step = life.table.take_back(refused, NOW + 1, 10_000)
+        life.commit(step.mark)
+
+        (right, gone) = patches(step)
+        assert (Patch.SNAPSHOT, 1, device(battery=1.0)) == (right.kind, right.revision, right.data)
+        assert (b"new", Patch.DELETE) == (gone.key, gone.kind)
+        assert (2, before.mark + 1) == (step.counts["repaired"], step.mark)
+        assert right.epoch == decode_row(life.table.get(b"d") or b"")["epoch"] > NOW
+        assert life.table.get(b"e") is not None
+        assert life.table.get(b"new") is None
+        assert [(Patch.DELTA, 1, 2)] == kinds(life.events(*states(2.0), first=4))
+
+    @pytest.mark.parametrize("room", [10, 10_000])
+    def test_where_nothing_was_published_or_the_row_has_no_room_nothing_changes(self, room: int) -> None:
+        """A row that the changelog would refuse again must not keep its partition."""
+        life = Life()
+        life.start()
+        life.events(*states(1.0), first=0)
+        row = life.table.get(b"d")
+
+        step = life.table.take_back(chunk(*states(7.0 if room == 10 else 1.0), first=1), NOW, room)
+
+        assert (0, []) == (step.mark, patches(step))
+        assert row == life.table.get(b"d")
+        assert [(Patch.DELTA, 1, 2)] == kinds(life.events(*states(2.0), first=2))

@@ -20,8 +20,8 @@ use crate::owner::Owner;
 use crate::partition::{LogId, PartitionRecord, LOG_UNKNOWN, PARTITION_KEY};
 use crate::patch::{self, PatchHead, SNAPSHOT_MASK};
 use crate::records::{murmur2_partition, Record, Records, RecordsError};
-use crate::repairs::{Passed, REPAIRS_KEY};
-use crate::row::{Header, Row, RowError, Stamp, RESERVED_PREFIX, SCHEMA_KEY, TIME_UNKNOWN};
+use crate::repairs::{Repairs, REPAIRS_KEY};
+use crate::row::{version, Header, Row, RowError, Stamp, RESERVED_PREFIX, SCHEMA_KEY, TIME_UNKNOWN};
 use crate::table::{Place, Table};
 use crate::wire;
 
@@ -301,8 +301,7 @@ impl SyncTable {
             }
             Ok(())
         })?;
-        self.table.revert();
-        self.recall();
+        self.revert();
         Ok(Step { mark: 0, ..step })
     }
 
@@ -327,6 +326,42 @@ impl SyncTable {
             }
             Ok(())
         })
+    }
+
+    /// For records whose rows were refused when patches had been published already (at least once): they change no state,
+    /// and their keys are published again as their rows are, above all that receivers may hold. Mark 0: nothing is wrong,
+    /// or the rows come to more than `row_bytes_max`.
+    pub fn take_back(&mut self, records: &Records, now_ms: u64, row_bytes_max: usize) -> Result<Step, Failure> {
+        let published = self.process(records, now_ms)?;
+        if published.fatal.is_some() {
+            return Ok(published);
+        }
+        let mut wrong = Repairs::new();
+        for key in published.patches.iter().filter_map(|patch| patch.key()) {
+            let row = self.table.find(key).slot.and_then(|slot| self.table.newest(slot));
+            if let Some((order, _)) = row.map(version).transpose()? {
+                wrong.insert(key.to_vec(), Some((order, 0)));
+            }
+        }
+        self.revert();
+        if wrong.is_empty() {
+            return Ok(Step::default());
+        }
+        let step = self.call(0, now_ms, |call, _, _| {
+            call.repair()?;
+            call.put_right(wrong)
+        })?;
+        if step.counts.row_bytes > row_bytes_max as u64 {
+            self.revert();
+            return Ok(Step::default());
+        }
+        Ok(step)
+    }
+
+    /// Takes the newest call back.
+    fn revert(&mut self) {
+        self.table.revert();
+        self.recall();
     }
 
     fn call(
@@ -363,8 +398,7 @@ impl SyncTable {
                 Ok(step)
             }
             Err(stop) => {
-                self.table.revert();
-                self.recall();
+                self.revert();
                 match stop {
                     Stop::Fatal(text) => Ok(Step { fatal: Some(text), ..Step::default() }),
                     Stop::Failed(failure) => Err(failure),
@@ -862,8 +896,11 @@ impl Call<'_> {
     /// Writes rows again that an owner that was none any more wrote after this one or the one before, under this fence; and
     /// publishes those of which receivers may hold what it published.
     fn repair(&mut self) -> Result<(), Stop> {
-        let repairs: Vec<(Vec<u8>, Passed)> =
-            self.owner.repairs().map(|(key, passed)| (key.to_vec(), passed)).collect();
+        let repairs = self.owner.repairs().map(|(key, passed)| (key.to_vec(), passed)).collect();
+        self.put_right(repairs)
+    }
+
+    fn put_right(&mut self, repairs: Repairs) -> Result<(), Stop> {
         for (key, passed) in repairs {
             let place = self.place(&key, -1)?;
             let held = place.slot.and_then(|slot| self.table.newest(slot)).map(Row::read).transpose()?;

@@ -222,6 +222,18 @@ impl PyTable {
         self.step(py, done)
     }
 
+    fn take_back(
+        &self,
+        py: Python<'_>,
+        records: PyRef<'_, PyRecords>,
+        now_ms: u64,
+        row_bytes_max: usize,
+    ) -> PyResult<PyStep> {
+        let records = &records.inner;
+        let done = self.detached(py, |table| table.take_back(records, now_ms, row_bytes_max))?;
+        self.step(py, done)
+    }
+
     fn rekey(&self, py: Python<'_>, records: PyRef<'_, PyRecords>) -> PyResult<PyStep> {
         let records = &records.inner;
         let done = self.detached(py, |table| table.rekey(records))?;
