@@ -147,6 +147,7 @@ class Guarded:
         expiry.expect(self.circuits.topic)
         for topic, feed in self.deliveries.feeds.items():
             expiry.expect(topic, partial(self._skipped, feed))
+        self._app.consumer.quiet.append(self._quiet)
         self._app.consumer.outcomes.append(self._produced)
         self._app.consumer.on_rewind(self._rewind)
 
@@ -214,6 +215,12 @@ class Guarded:
     def _skipped(self, feed: Feed, partition: int, position: int, first: int) -> None:
         """Patches that the shared reader had not read are gone. Called in the thread that fetches."""
         self._app.loop.call_soon_threadsafe(feed.skip, partition, first)
+
+    def _quiet(self, topic: str, partition: int, position: int, end: int) -> None:
+        """Nothing but markers of transactions is between the two."""
+        feed = self.deliveries.feeds.get(topic) if self.deliveries is not None else None
+        if feed is not None:
+            feed.pass_over(partition, position, end)
 
     def _open_follower(self, positions: Positions) -> Follower:
         return open_follower(self._app.transport, positions)

@@ -46,7 +46,7 @@ class Taker(Protocol):
     """A reader of its own feeds it: what it has not read yet conflates as it comes."""
 
     def take(self, partition: int, records: Records, start: int) -> None:
-        """Takes records from `start` on; older ones were taken before."""
+        """Takes records from `start` on; what is below was taken before, or is nobody's."""
         ...
 
     @property
@@ -147,6 +147,18 @@ class Feed:
                 for lost in self.lost:
                     lost(taker.name, partition)
 
+    def pass_over(self, partition: int, position: int, end: int) -> None:
+        """The shared reader's partition has nothing but markers between the two. Progress that stays before them would
+        be out of range once retention has removed them with all before, and look like a loss.
+        """
+        if self._shared.get(partition) != position:
+            return  # chunks are on their way
+        self._shared[partition] = end
+        for taker in self._takers:
+            if self.positions.get((taker.name, partition)) == position:
+                self.positions[taker.name, partition] = end
+                taker.take(partition, Records(), end)
+
     def _wants(self, taker: Taker, partition: int, begin: int, end: int) -> bool:
         return begin <= self.positions.get((taker.name, partition), -1) < end
 
@@ -186,7 +198,7 @@ class Feed:
 
     async def _follow(self, taker: Taker) -> None:
         held = self.lag(taker.name)  # what the follower reads, and where it stands
-        follower = await asyncio.to_thread(self._open_follower, self._places(held))
+        follower = await asyncio.to_thread(self._open_follower, _places(self.topic, held))
         try:
             while lag := self.lag(taker.name):
                 if not self._may_take(taker):
@@ -202,9 +214,6 @@ class Feed:
             await asyncio.to_thread(follower.close)
         self._look(taker.name)
 
-    def _places(self, positions: Mapping[int, int]) -> dict[tuple[str, int], int]:
-        return {(self.topic, partition): position for partition, position in positions.items()}
-
     def _place(self, follower: Follower, held: dict[int, int], lag: Mapping[int, int]) -> None:
         """Brings the follower in line with what lags; blocks."""
         gone = held.keys() - lag.keys()
@@ -212,7 +221,7 @@ class Feed:
         if gone:
             follower.unassign([(self.topic, partition) for partition in gone])
         if moved:
-            follower.assign(self._places(moved))
+            follower.assign(_places(self.topic, moved))
         for partition in gone:
             del held[partition]
         held.update(moved)
@@ -230,6 +239,7 @@ class Feed:
         if self.positions.get((taker.name, partition)) == position:
             if len(records):
                 taker.take(partition, records, position)
+            taker.take(partition, Records(), reached)
             self.positions[taker.name, partition] = reached
         return reached
 
@@ -240,6 +250,10 @@ class Feed:
             event.set()
         else:
             event.clear()
+
+
+def _places(topic: str, positions: Mapping[int, int]) -> dict[tuple[str, int], int]:
+    return {(topic, partition): position for partition, position in positions.items()}
 
 
 async def _first(events: Iterable[asyncio.Event]) -> None:

@@ -157,7 +157,7 @@ class Partition:
                 self._add(entry.behind, patch, offset, conflating)
             else:
                 entry.behind = Entry(self, key, [patch], [offset], size)
-        self.progress.passed(records.last_offset + 1)
+        self.progress.passed(max(start, records.last_offset + 1))
         self.records += taken
         self.pending += taken
         self.nbytes += nbytes

@@ -101,6 +101,9 @@ class ChunkConsumer:
         self._rewinds: list[Rewind] = []
         self.outcomes: list[Callable[[bool], None]] = []
         """Told of every unit whether the broker took it."""
+        self.quiet: list[Callable[[str, int, int, int], None]] = []
+        """Told now and then of partitions that end behind their last record, as markers of transactions make them:
+        topic, partition, the next offset of what was handed over, and the end."""
         self.held_back: set[TP] = set()
         """Partitions that nothing more is fetched of for now. Faust's pause would drop what is on its way as well."""
         self.pace = Pace()

@@ -26,6 +26,8 @@ async def pass_markers(consumer: Any, behind: Mapping[TP, tuple[int, int, bool]]
         is_done = partial(_is_done, consumer, tp, at, end, untouched=untouched)
         if consumer.is_changelog(tp) or tp in consumer.held_back or tp in consumer.stops:
             continue
+        for told in consumer.quiet:
+            told(*tp, at, end)
         if topics.is_chunked(tp.topic):
             await consumer.pipeline.pass_over((tp.topic, tp.partition), end, generation, is_done)
         elif topics.acks_enabled_for(tp.topic) and is_done():

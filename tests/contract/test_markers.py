@@ -15,6 +15,7 @@ from streams.demo.v1.device_pb2 import DeviceState
 from streams.settings import read
 from streams.transport.markers import MARKERS_S
 from tests.contract.site import Site
+from tests.zoo import Receiver
 
 TIMEOUT_MS = 10_000
 
@@ -115,3 +116,35 @@ async def test_what_an_agent_has_in_hand_is_not_passed_over(kafka_site: Site) ->
         assert await asyncio.to_thread(_place, site, app) in ((None, 2), (0, 2))
         held.set()
         await site.until(lambda: _place(site, app) == (2, 2), worker)
+
+
+@pytest.mark.kafka
+async def test_a_targets_progress_goes_behind_the_markers_too(kafka_site: Site) -> None:
+    """Else a quiet topic of patches that expired looks like a loss, and snapshots of all its keys are asked for."""
+    site = kafka_site
+    await site.create(partitions=1)
+    options = {"delivery.progress_ms": 50}
+    async with Receiver(DeviceState) as receiver:
+        for battery in (1, 2):
+            app = site.app(options)
+            app.sync(site.source, DeviceState)
+            app.target("billing", source=site.source, url=receiver.url, allow_private=True, linger_ms=5)
+            async with site.running(app) as worker:
+                await site.send([DeviceState(device_id="d-1", battery=battery)])
+                await _delivered(site, app, receiver, battery, worker)
+            if battery == 1:
+                await site.expire(site.patches)
+
+    assert [] == await site.read(site.resync)
+    assert 2 == receiver.patches
+
+
+async def _delivered(
+    site: Site, app: App, receiver: Receiver[DeviceState], patches: int, worker: asyncio.Task[None]
+) -> None:
+    """So many patches arrived, and the target's progress is the end of their topic."""
+    assert app.guarded is not None
+    assert app.guarded.deliveries is not None
+    (route,) = app.guarded.deliveries.routes
+    await site.until(lambda: receiver.patches == patches, worker)
+    await site.until(lambda: route.lanes.progress(0) == site._ends(site.patches)[0], worker)
