@@ -42,6 +42,7 @@ class LogWatch:
         self.notes: dict[str, str] = {}
         """What a person should know of it, by topic, for as long as this worker runs."""
         self._told: dict[Where, bytes] = {}
+        self._beside: set[str] = set()  # topics that were there and are only written to: dead letters, progress
         self._homes: frozenset[bytes] = frozenset()  # ids of this application's changelogs
 
     # -- before and after a restore ---------------------------------------------------------------------------
@@ -53,7 +54,13 @@ class LogWatch:
         """
         app, logs = self._app, self._app.consumer.logs
         own = {topic for sync in app.syncs.values() for topic in (sync.topics.changelog, sync.topics.output)}
-        found = app.transport.log_ids({*own, *(tp.topic for tp in assignment)})
+        read = {*own, *(tp.topic for tp in assignment)}
+        written = {name for sync in app.syncs.values() for name in sync.topics.names}
+        if app.guarded is not None and app.guarded.deliveries is not None:
+            written |= app.guarded.deliveries.topics
+        everything = app.transport.log_ids(read | written)
+        self._beside |= everything.keys() - read
+        found = {name: everything[name] for name in read & everything.keys()}
         logs.speak_for({})
         logs.anew, logs.ids = frozenset(), found
         homes = [found[sync.topics.changelog] for sync in app.syncs.values() if found.get(sync.topics.changelog)]
@@ -240,17 +247,28 @@ class LogWatch:
             if self._app.rebalancing or not logs.ids:
                 continue  # the assignment that follows looks by itself
             try:
-                found = await asyncio.to_thread(self._app.transport.log_ids, list(logs.ids))
+                found = await asyncio.to_thread(self._app.transport.log_ids, {*logs.ids, *self._beside})
             except TransportError:
                 continue  # whoever needs the broker says that it is away
-            gone = logs.ids.keys() - found.keys()
+            gone = {*logs.ids, *self._beside} - found.keys()
             pause_s = SOON_S if gone else LOOK_S
             reasons.pop("deleted", None)
             if gone:
-                reasons["deleted"] = f"topics {', '.join(sorted(gone))} were deleted: waiting until they are made anew"
+                reasons["deleted"] = self._deleted(gone)
             replaced = logs.replaced(found)
             if replaced:
                 await self._go_over(replaced, found)
+
+    def _deleted(self, gone: set[str]) -> str:
+        """Why nothing goes on, and what helps: a changelog made anew is not enough."""
+        said = f"topics {', '.join(sorted(gone))} were deleted: waiting until they are made anew"
+        for topics in (sync.topics for sync in self._app.syncs.values()):
+            if topics.changelog in gone:
+                said += (
+                    f"; {topics.changelog} holds the rows of living keys: restore it, or stop all workers and run "
+                    f"`streams state rebuild {topics.source} --from-source`"
+                )
+        return said
 
     async def _go_over(self, replaced: set[str], found: Mapping[str, bytes]) -> None:
         """Begins with the new logs under the old names, or ends the worker where that is not its to decide."""

@@ -112,6 +112,16 @@ class Deliveries:
             self._app.loop.create_task(self._app.crash(error))
 
     @property
+    def topics(self) -> set[str]:
+        """All that it reads and writes."""
+        targets = (each.route.target for each in self._delivering)
+        return {
+            self._progress_topic,
+            *self.feeds,
+            *(name for each in targets for name in (each.dead_letters, each.resync)),
+        }
+
+    @property
     def pending(self) -> int:
         """Patches that wait in the lanes of all targets."""
         return sum(route.lanes.pending_records for route in self.routes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import StallError, TransportError
+from streams.transport.failing import TRANSACTION
 from streams.transport.progress import Held, Holds, Place, Progressing, Stalled, Verdict, Waiting, Watch
 
 __all__ = ["Health"]
@@ -20,6 +21,8 @@ LOOK_PAUSE_MAX_S = 5.0
 TRANSACTION_MAX_S = 60.0
 """A transaction that takes longer hangs: the longest time-out that clients have unless told otherwise."""
 SERVICE_UNAVAILABLE = 503
+FOLLOWS = ("broker", "restore", TRANSACTION)
+"""Reasons that follow from a topic that was deleted."""
 
 
 class Health:
@@ -63,12 +66,17 @@ class Health:
 
     def reasons(self) -> dict[str, str]:
         """Why this worker is not ready, by what it waits for; empty: it is ready."""
-        reasons = {**self._unreachable, **self._app.transport.reasons}
+        reasons = self._declared()
         if not self.assigned:
             reasons.setdefault("assignment", "waiting for partitions")
         elif not self._app.consumer.is_member():
             reasons.setdefault("group", "not in the group at the moment: others may have its partitions")
         return reasons
+
+    def _declared(self) -> dict[str, str]:
+        """Of a topic that was deleted that alone: what a client says of it names another, or the broker."""
+        reasons = {**self._unreachable, **self._app.transport.reasons}
+        return {name: said for name, said in reasons.items() if "deleted" not in reasons or name not in FOLLOWS}
 
     def held_back(self) -> dict[str, str]:
         """Partitions that stand still for a reason of their own; the worker is ready all the same.
@@ -119,6 +127,7 @@ class Health:
             if not watched:  # without a partition of its own a worker is ready, but not without a broker
                 await asyncio.to_thread(transport.log_counts, [self._app.settings.app.owners_topic])
         except TransportError as error:
+            consumer.logs.doubt()
             self._unreachable = before or {"broker": f"unreachable: {error}"}
             ends = open_ends = {}
         now_s = self._clock.monotonic_s()
@@ -128,7 +137,7 @@ class Health:
             done, fetched = consumer.pace.done.get(tp), await consumer.position(tp)
             places.append(Place(tp.topic, tp.partition, done, fetched, consumer.highwater(tp), end))
         self.places = tuple(places)
-        reasons = {**self._unreachable, **transport.reasons}
+        reasons = self._declared()
         # One that is stopped, or that an agent does not take, is not expected to move, and hides no other that is.
         moving = [place for place in places if not self._stands(place)]
         verdict = self._watch.observe(now_s, moving, consumer.pace.steps(), consumer.waits.beside(reasons))

@@ -279,6 +279,7 @@ class Consumer(ChunkConsumer, base.Consumer):
         if not isinstance(error, TransportError) or error.fatal:
             await self.app.crash(error)
             return
+        self.logs.doubt()  # a topic may have been deleted: whoever finds that says so
         self.log.warning("transaction failed, going back to the committed offsets: %s", error)
         self.stop_flow()
         await self.rewind(lost=True)

@@ -192,6 +192,7 @@ class Consumer(ChunkConsumer, driver.Consumer):
         if not isinstance(error, TransportError):
             await self.app.crash(error)
             return
+        self.logs.doubt()  # a topic may have been deleted: whoever finds that says so
         self.log.warning("transaction failed, going back to the committed offsets: %s", error)
         self.stop_flow()
         await self.rewind(lost=True)

@@ -125,6 +125,26 @@ async def test_a_source_made_anew_under_a_worker_is_noticed(site: Site) -> None:
     assert not app.log_watch.notes
 
 
+@pytest.mark.parametrize("which", ["changelog", "patches"])
+async def test_a_topic_that_is_written_to_and_deleted_is_named(kafka_site: Site, which: str) -> None:
+    """Found: the reason named another topic, or the broker, and no cure."""
+    await kafka_site.create(partitions=1)
+    app = kafka_site.app({"app.progress_timeout_ms": 2_000})
+    topics = app.sync(kafka_site.source, DeviceState).topics
+    deleted = topics.changelog if which == "changelog" else topics.output
+    async with kafka_site.running(app) as worker:
+        await kafka_site.send(states(1))
+        await kafka_site.records(kafka_site.patches, DEVICES, worker)
+        await kafka_site.delete(deleted)
+        await kafka_site.send(states(2))
+        await kafka_site.until(lambda: "deleted" in app.health.reasons(), worker)
+        reasons = app.health.reasons()
+
+    assert {"deleted"} == reasons.keys()
+    assert deleted in reasons["deleted"]
+    assert (which == "changelog") == ("streams state rebuild" in reasons["deleted"])
+
+
 @pytest.mark.parametrize("site", ["embedded"], indirect=True)
 async def test_a_topic_that_is_away_is_waited_for(site: Site) -> None:
     """The worker says what it waits for, and begins over when the topic is there again."""
