@@ -20,12 +20,12 @@ from streams.agents import Rescue, named, told
 from streams.declaring import Declaring
 from streams.ending import Ending
 from streams.errors import Finding, HeldError, SettingsError, TransportError
+from streams.faust_options import faust_options, refuse_on_error
 from streams.log_watch import LogWatch
 from streams.lookup.lookups import Found
 from streams.loop_watch import LoopWatch
 from streams.observe.door import Web
 from streams.observe.health import Health
-from streams.observe.hosts import web_options
 from streams.observe.metrics import Metrics
 from streams.options import Settings, SyncSettings, TargetSettings
 from streams.sync.agent import Sync
@@ -34,13 +34,12 @@ from streams.transport.agent import Agent
 from streams.transport.allowance import PRODUCE_ROOM_BYTES
 from streams.transport.assignor import Assignor
 from streams.transport.chunk import ChunkSchema
-from streams.transport.credentials import Credentials
 from streams.transport.event_queue import EventQueue
 from streams.transport.quiet import hush, say_without_text
 from streams.transport.replies import Replies
 from streams.transport.stream import ChunkStream
 from streams.transport.topic import Topic
-from streams.worker import Guarded, by_topic, drain, message_of, opener, restore, transport_url
+from streams.worker import Guarded, by_topic, drain, message_of, opener, restore
 
 __all__ = ["App"]
 
@@ -103,21 +102,7 @@ class App(faust.App):
         options.setdefault("stream_buffer_maxsize", 4096)
         options.setdefault("topic_allow_declare", True)
         options.setdefault("producer_max_request_size", self.settings.limits.record_bytes_max + PRODUCE_ROOM_BYTES)
-        super().__init__(
-            own.id,
-            broker=transport_url(own.broker),
-            datadir=str(Path(own.datadir).absolute()),
-            store=options.pop("store", "memory://"),
-            broker_session_timeout=own.broker_session_timeout_ms / 1000,
-            broker_rebalance_timeout=own.rebalance_timeout_ms / 1000,
-            broker_heartbeat_interval=own.broker_session_timeout_ms / 5000,
-            consumer_group_instance_id=own.instance or None,
-            broker_credentials=Credentials(self.settings.security).faust(),
-            table_standby_replicas=own.standby_replicas,
-            producer_compression_type=options.pop("producer_compression_type", "zstd"),
-            **web_options(own, options.pop("web_application_options", None) or {}),
-            **options,
-        )
+        super().__init__(own.id, **faust_options(self.settings, options))
         self.on_rebalance_complete.connect(self._restore)
         self._ready: Callable[[], None] | None = None
         self.log_watch = LogWatch(self)
@@ -159,6 +144,12 @@ class App(faust.App):
         if partitions and not options.get("internal"):
             self.declared.update(dict.fromkeys(topics, partitions))
         return super().topic(*topics, partitions=partitions, **options)
+
+    @override
+    def agent(self, *args: Any, **options: Any) -> Any:
+        """Faust's. SettingsError for `on_error`: that is a setting, for all agents."""
+        refuse_on_error(options)
+        return super().agent(*args, **options)
 
     def sync(self, source: str, message: type[Message], **options: object) -> Sync:
         """Differential sync of `source`: full states of `message` in, patches to `{source}.patches` out.

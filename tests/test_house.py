@@ -52,7 +52,7 @@ LAYERS = [
     ["streams.observe"],
     ["streams.sync", "streams.circuit", "streams.delivery", "streams.gateway", "streams.ownership"],
     ["streams.worker", "streams.log_watch", "streams.agents"],
-    ["streams.declaring"],
+    ["streams.declaring", "streams.faust_options"],
     ["streams.app"],
     ["streams.demo"],
     ["streams.cli"],

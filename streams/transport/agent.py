@@ -19,6 +19,7 @@ from streams.transport.desk import Desk
 from streams.transport.failure import Failure
 from streams.transport.joining import joins
 from streams.transport.raised import kind_of, line_of
+from streams.transport.replies import is_reply_topic
 
 __all__ = ["Agent"]
 
@@ -35,6 +36,7 @@ class Agent(faust.Agent):
 
     def __init__(self, fun: Any, *, app: Any, vital: bool = False, **options: Any) -> None:
         self._vital = vital
+        self._has_refused = False
         super().__init__(fun, app=app, **options)
 
     @override
@@ -61,6 +63,22 @@ class Agent(faust.Agent):
         asking = current_agent()
         if joins():
             raise ChunkAskError(asking.name if asking is not None else "", self.name)
+
+    @override
+    async def _reply(self, key: Any, value: Any, reply_to: Any, correlation_id: Any) -> None:
+        conf = self.app.conf
+        if is_reply_topic(reply_to, conf.reply_to, conf.reply_to_prefix):
+            await super()._reply(key, value, reply_to, correlation_id)
+            return
+        self.app.rescue.count(str(self.channel), "answers.refused")
+        if not self._has_refused:
+            self._has_refused = True
+            log.warning(
+                "agent %s was asked to answer to a topic that is no reply topic (%s...): such answers are not sent, "
+                "they are counted in streams_answers_refused_total",
+                self.name,
+                conf.reply_to_prefix,
+            )
 
     @override
     async def _execute_actor(self, coro: Any, aref: Any) -> None:

@@ -139,6 +139,7 @@ class Chunk:
         "generation",
         "last",
         "marks",
+        "named",
         "outputs",
         "partition",
         "reached",
@@ -164,6 +165,8 @@ class Chunk:
         self.last = records.last_offset
         self.outputs: list[Output] = []
         self.marks: list[tuple[Participant, int]] = []
+        self.named: set[str] = set()
+        """Topics that its agent has sent to, one by one: it named them, and they may not exist."""
         self.complete = False
         """Every agent that reads it has finished it."""
         self.finished = 0
@@ -254,6 +257,7 @@ class Chunk:
         if last is None or (last.topic, last.partition) != (topic, partition):
             last = Output(topic, partition, Records())
             self.outputs.append(last)
+            self.named.add(topic)
         last.records.append(key, value, headers, timestamp_ms)
 
     def send_records(self, topic: str, partition: int, records: Records) -> None:

@@ -199,12 +199,13 @@ class Desk:
 
     async def left(self) -> None:
         """The agent took what it had in hand: it asks for more, or its body ended."""
-        offer, self._hand = self._hand, None
-        if offer is None:
+        if self._hand is None:
             return
-        offer.work.close()
+        self._hand.work.close()
+        unsendable = await self._hand.work.unsendable()  # in its hand as yet: a body may be cancelled meanwhile
+        offer, self._hand = self._hand, None
         try:
-            await self._took(offer)
+            await self._took(offer, unsendable)
         except Exception as error:
             self.fault = error
             raise
@@ -294,16 +295,19 @@ class Desk:
 
     # -- what came of it --------------------------------------------------------------------------------------
 
-    async def _took(self, offer: _Offer) -> None:
+    async def _took(self, offer: _Offer, unsendable: TransportError | None) -> None:
         if self.rest.over():
             self._stream.app.consumer.waits.end(self._reason)
         self._takes += 1
         sends, trouble, number = offer.work.sends(), offer.trouble, self._takes
+        if trouble is None and unsendable is not None:
+            self._refused(offer, unsendable)
+            return
         if trouble is None:
             keep = partial(self._keep, offer, number)
             await (self._arrivals.expect(offer, sends, keep) if sends else keep())
             return
-        error = await refusal(sends)
+        error = unsendable or await refusal(sends)
         if offer.trial:
             self._taken = number if error is None else self._taken
             trouble.course.tried(_now(), took=error is None, behind=trouble.others(self._sample))

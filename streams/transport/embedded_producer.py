@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from streams._native import Records
 from streams.errors import TransportError
 from streams.transport.chunk import Output
 from streams.transport.joining import going_out, header_list, join_chunk, soon
+from streams.transport.soon import SoonBuffer
 from streams.transport.worker_log import WorkerLog
 
 __all__ = ["Producer"]
@@ -50,6 +52,7 @@ class Producer(base.Producer):
         self._room = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
         self._opened = False
+        self.buffer = SoonBuffer(self.app, lambda _: True, self._require, loop=self.loop, beacon=self.beacon)
 
     @override
     async def on_start(self) -> None:
@@ -101,8 +104,15 @@ class Producer(base.Producer):
 
     @override
     def send_soon(self, fut: Any) -> None:
-        soon(fut)
-        super().send_soon(fut)
+        if not soon(fut):
+            super().send_soon(fut)
+
+    async def _require(self, topic: str) -> None:
+        """The log makes topics when they are needed."""
+
+    async def unsendable(self, topics: Iterable[str]) -> TransportError | None:
+        """None: as with `_require`."""
+        return None
 
     def _has_room(self) -> bool:
         return len(self._queue) < SENDS_QUEUED_MAX and self._queued_bytes < SENDS_BYTES_MAX
@@ -113,11 +123,15 @@ class Producer(base.Producer):
                 batch = list(self._queue)
                 self._queue.clear()
                 self._queued_bytes = 0
-                outcomes = await asyncio.to_thread(self._append, [sending.output for sending in batch])
+                outcomes: Sequence[RecordMetadata | Exception]
+                try:
+                    outcomes = await asyncio.to_thread(self._append, [sending.output for sending in batch])
+                except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for each of them
+                    outcomes = [error] * len(batch)
                 for sending, outcome in zip(batch, outcomes, strict=True):
                     if sending.sent.done():
                         continue
-                    if isinstance(outcome, TransportError):
+                    if isinstance(outcome, Exception):
                         sending.sent.set_exception(outcome)
                     else:
                         sending.sent.set_result(outcome)
@@ -125,7 +139,7 @@ class Producer(base.Producer):
         finally:
             self._writing = None
 
-    def _append(self, outputs: list[Output]) -> list[RecordMetadata | TransportError]:
+    def _append(self, outputs: list[Output]) -> list[RecordMetadata | Exception]:
         """Appends single records; where that fails each by itself, so that none fails for another's sake."""
         log: WorkerLog = self.transport.log
         try:
@@ -135,11 +149,11 @@ class Producer(base.Producer):
             ]
             batches = log.spread(placed)
             ends = log.append(batches)
-        except TransportError as error:
+        except Exception as error:  # noqa: BLE001 - a topic that is no name, a partition that is no number
             return [error] if len(outputs) == 1 else [self._append([output])[0] for output in outputs]
         last = {(topic, partition): end for (topic, partition, _), end in zip(batches, ends, strict=True)}
         left = Counter((topic, partition) for topic, partition, _ in placed)
-        outcomes: list[RecordMetadata | TransportError] = []
+        outcomes: list[RecordMetadata | Exception] = []
         for topic, partition, _ in placed:
             left[topic, partition] -= 1
             offset = last[topic, partition] - left[topic, partition]

@@ -122,11 +122,24 @@ def going_out(send: Awaitable[Any]) -> Awaitable[Any]:
     return departing
 
 
-def soon(send: asyncio.Future[Any]) -> None:
-    """As `going_out`, of one that waits to be sent."""
+def soon(send: Any) -> bool:
+    """As `going_out`, of one that waits to be sent (Faust's FutureMessage). Whether it has joined a chunk instead.
+
+    A table's rows join none: they go out by themselves, whoever writes them. ChunkClosed: too late.
+    """
     sends = _SENDS.get()
     if isinstance(sends, Departures):
         sends.add(Departing(send))
+    message = send.message
+    if not isinstance(sends, Sends) or message.channel.internal:
+        return False
+    topic = message.channel.get_topic_name()
+    joined = join_chunk(topic, message.key, message.value, message.partition, message.timestamp, message.headers)
+    assert joined is not None  # there is a chunk
+    send.set_result(joined.result())
+    if message.callback is not None:
+        message.callback(send)
+    return True
 
 
 def header_list(headers: Any) -> list[tuple[str, bytes | None]]:

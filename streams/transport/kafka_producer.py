@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from aiokafka.errors import KafkaError as ProtocolError
@@ -14,6 +15,7 @@ from streams.errors import RecordTooLargeError, TransportError
 from streams.transport.chunk import record_bytes
 from streams.transport.joining import going_out, header_list, join_chunk, soon
 from streams.transport.known import KnownTopics
+from streams.transport.soon import SoonBuffer
 
 __all__ = ["Producer", "bootstrap"]
 
@@ -30,6 +32,7 @@ class Producer(driver.Producer):
         super().__init__(*args, **kwargs)
         self._topics = KnownTopics(bootstrap(self.transport))
         self._record_bytes_max: int = self.app.conf.producer_max_request_size
+        self.buffer = SoonBuffer(self.app, self._topics.knows, self._require, loop=self.loop, beacon=self.beacon)
 
     @override
     async def on_start(self) -> None:
@@ -55,10 +58,8 @@ class Producer(driver.Producer):
         *,
         transactional_id: str | None = None,
     ) -> Any:
-        await self._topics.require(topic, self._ensure_producer().client)
-        size = record_bytes(key, value, header_list(headers))
-        if size > self._record_bytes_max:
-            raise RecordTooLargeError(topic, size, self._record_bytes_max)
+        await self._require(topic)
+        self._check_size(topic, key, value, headers)
         joined = join_chunk(topic, key, value, partition, timestamp, headers)
         if joined is not None:
             return joined
@@ -68,8 +69,22 @@ class Producer(driver.Producer):
 
     @override
     def send_soon(self, fut: Any) -> None:
-        soon(fut)
-        super().send_soon(fut)
+        message = fut.message
+        self._check_size(message.channel.get_topic_name(), message.key, message.value, message.headers)
+        if not soon(fut):
+            super().send_soon(fut)
+
+    def _check_size(self, topic: str, key: bytes | None, value: bytes | None, headers: Any) -> None:
+        size = record_bytes(key, value, header_list(headers))
+        if size > self._record_bytes_max:
+            raise RecordTooLargeError(topic, size, self._record_bytes_max)
+
+    async def _require(self, topic: str) -> None:
+        await self._topics.require(topic, self._ensure_producer().client)
+
+    async def unsendable(self, topics: Iterable[str]) -> TransportError | None:
+        """Why nothing can be sent to one of these topics; None: they exist."""
+        return await self._topics.unsendable(topics, self._ensure_producer().client)
 
     @override
     async def send_and_wait(self, topic: str, key: bytes | None, value: bytes | None, *args: Any, **kwargs: Any) -> Any:

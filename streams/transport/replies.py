@@ -9,7 +9,14 @@ from faust.agents.replies import ReplyConsumer
 from faust.models import maybe_model
 from typing_extensions import override
 
-__all__ = ["Replies"]
+__all__ = ["Replies", "is_reply_topic"]
+
+
+def is_reply_topic(name: object, own: str, prefix: str) -> bool:
+    """Whether an agent may answer to a topic. Whoever writes to the agent's topic names it: in a header, or beside the
+    value. Any topic would do: this worker's right to write would be everybody's. `own`: this app's; `prefix`: of all.
+    """
+    return isinstance(name, str) and (name == own or (bool(prefix) and name.startswith(prefix)))
 
 
 class Replies(ReplyConsumer):
@@ -24,7 +31,7 @@ class Replies(ReplyConsumer):
     @override
     async def _drain_replies(self, channel: Any) -> None:
         async for reply in channel.stream():
-            if not isinstance(reply, ReqRepResponse):
+            if not isinstance(reply, ReqRepResponse) or not isinstance(reply.correlation_id, str):
                 self.app.rescue.count(channel.get_topic_name(), "answers.strange")
                 continue
             for promise in self._waiting.pop(reply.correlation_id, ()):

@@ -51,6 +51,10 @@ class Work(Protocol):
         """Those of the part that was closed last that have to arrive before it may be kept."""
         ...
 
+    async def unsendable(self) -> TransportError | None:
+        """Why what was sent for the part that was closed last can arrive nowhere, where that is known already."""
+        ...
+
     def sample(self, index: int) -> Work:
         """A record that was taken, to be offered again on trial: nothing of it is kept."""
         ...
@@ -125,6 +129,12 @@ class ChunkWork:
     def sends(self) -> list[Departing]:
         """They are in the chunk's transaction."""
         return []
+
+    async def unsendable(self) -> TransportError | None:
+        """A transaction that holds a record for a topic that does not exist fails for all that is in it."""
+        if self._share is None or not self._share.named:
+            return None
+        return await self._stream.app.producer.unsendable(self._share.named)  # type: ignore[no-any-return]
 
     async def _finish(self, share: Chunk, end: int) -> None:
         if self._readers == 1:
@@ -222,6 +232,9 @@ class EventWork:
     def sends(self) -> list[Departing]:
         """See `Work`."""
         return self._left
+
+    async def unsendable(self) -> None:
+        """What does not arrive says so itself."""
 
     async def keep(self, first: int, end: int) -> None:
         """See `Work`."""

@@ -1,0 +1,194 @@
+"""Sends of agents that cannot arrive, and those of functions that cannot wait: each costs its own record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from streams.app import App
+from streams.errors import UnknownTopicError
+from tests.contract.site import Found, Site
+
+QUICK = {"app.error_retries": 1, "app.error_backoff_ms": 20, "app.error_backoff_max_ms": 200}
+COUNT = 20
+BAD = b"7"
+FOUND_S = 5.0
+"""What is promised for a topic that does not exist."""
+NO_PARTITION = 99
+
+
+def _raw(app: App, name: str, **options: Any) -> Any:
+    return app.topic(name, value_type=bytes, value_serializer="raw", **options)
+
+
+def _numbers() -> list[bytes]:
+    return [str(number).encode() for number in range(COUNT)]
+
+
+async def _site(site: Site) -> str:
+    """Makes the source with its records, and a topic for what comes out."""
+    out = f"{site.source}-out"
+    await site.create(site.source, out, partitions=1)
+    await site.write(site.source, *_numbers())
+    return out
+
+
+async def _but_the_bad_one(site: Site, app: App, out: str) -> tuple[list[bytes | None], list[Found]]:
+    """Runs until the bad record is a letter and all the others came out: these, and the letters."""
+    async with site.running(app) as worker:
+        await site.until(lambda: app.rescue.counts[site.source]["dead.agent-raised"] == 1, worker)
+        letters = await site.records(site.dead_letters, 1, worker)
+        await site.records(out, COUNT - 1, worker)
+        while not app.health.places or any(place.lag for place in app.health.places):
+            await app.health.look()
+            assert not worker.done()
+    assert [BAD] == [letter.value for letter in letters]
+    return [one.value for one in await site.read(out)], letters
+
+
+@pytest.mark.parametrize("where", ["topic", "partition"])
+async def test_a_send_soon_that_cannot_go_out_costs_its_record(site: Site, where: str) -> None:
+    """What publishing raised ended Faust's queue of sends, and the worker; nobody was told what became of the send.
+
+    The embedded log makes topics when they are needed.
+    """
+    if site.embedded and where == "topic":
+        return
+    out = await _site(site)
+    app = site.app(QUICK)
+    missing, kept = _raw(app, f"{site.source}-missing"), _raw(app, out)
+
+    @app.agent(_raw(app, site.source), name="soon")
+    async def soon(stream: Any) -> None:
+        async for value in stream:
+            if value != BAD:
+                kept.send_soon(value=value)
+            elif where == "topic":
+                missing.send_soon(value=value)
+            else:
+                kept.send_soon(value=value, partition=NO_PARTITION)
+
+    found, letters = await _but_the_bad_one(site, app, out)
+
+    assert {*_numbers()} - {BAD} == {*found}
+    if where == "topic":
+        assert f"topic {site.source}-missing does not exist".encode() in (letters[0].headers["dlq-error"] or b"")
+
+
+async def test_a_send_soon_to_a_missing_topic_is_told_in_time_and_holds_up_no_other(kafka_site: Site) -> None:
+    """However many there are, whoever sends them; once the topic is there they go out in their order."""
+    site = kafka_site
+    out = await _site(site)
+    app = site.app(QUICK)
+    missing, kept = _raw(app, f"{site.source}-missing"), _raw(app, out)
+    app.agent(_raw(app, site.source), name="nothing")(_nothing)
+    loop = asyncio.get_running_loop()
+
+    async with site.running(app) as worker:
+        began_s = loop.time()
+        futures = [missing.send_soon(value=value) for value in _numbers()]
+        behind = kept.send_soon(value=b"behind")
+        await asyncio.wait_for(asyncio.shield(behind), FOUND_S)
+        assert not any(one.done() for one in futures)
+        ends = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), FOUND_S)
+        assert loop.time() - began_s < FOUND_S
+        await site.create(f"{site.source}-missing", partitions=1)
+        for value in _numbers():
+            missing.send_soon(value=value)
+        found = await site.records(f"{site.source}-missing", COUNT, worker)
+
+    assert all(isinstance(end, UnknownTopicError) and f"{site.source}-missing" in str(end) for end in ends)
+    assert _numbers() == [one.value for one in found]
+
+
+async def _nothing(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+@pytest.mark.parametrize("bad", ["raises", "missing"])
+@pytest.mark.parametrize("soon", [True, False])
+async def test_sends_of_a_chunk_that_nobody_awaits_are_in_its_transaction(site: Site, soon: bool, bad: str) -> None:
+    """`send_soon` went out by itself, once more with each try. A topic that does not exist was found by the
+    transaction, which failed for all that was in it, for ever. The embedded log makes topics when they are needed.
+    """
+    if site.embedded and bad == "missing":
+        return
+    out = await _site(site)
+    app = site.app(QUICK)
+    missing, told = f"{site.source}-missing", list[Any]()
+
+    def send(chunk: Any, topic: str, value: bytes) -> None:
+        if soon:
+            told.append(_raw(app, topic).send_soon(value=value))
+        else:
+            chunk.send(topic, key=None, value=value)
+
+    @app.agent(app.chunks(site.source), name="chunks")
+    async def chunks(stream: Any) -> None:
+        async for chunk in stream:
+            for record in chunk:
+                if record.value != BAD:
+                    send(chunk, out, record.value)
+                elif bad == "missing":
+                    send(chunk, missing, record.value)
+                else:
+                    raise ValueError
+
+    found, letters = await _but_the_bad_one(site, app, out)
+
+    assert [number for number in _numbers() if number != BAD] == found
+    assert all(one.done() for one in told)
+    if bad == "missing":
+        assert f"topic {missing} does not exist".encode() in (letters[0].headers["dlq-error"] or b"")
+
+
+async def test_an_answer_goes_to_reply_topics_alone(site: Site) -> None:
+    """Whoever wrote to an agent's topic chose, in a header, which topic the agent wrote to."""
+    foreign = f"f-reply-{site.source}"
+    await site.create(site.source, f"{site.source}-victim", foreign, partitions=1)
+    app = site.app(QUICK)
+    questions = app.topic(site.source, value_type=str)
+
+    @app.agent(questions, name="doubles")
+    async def double(stream: Any) -> Any:
+        async for value in stream:
+            yield value + value
+
+    async with site.running(app) as worker:
+        for reply_to in (f"{site.source}-victim", site.source, foreign):
+            await questions.send(value="x", headers={"Faust-Ag-ReplyTo": reply_to.encode()})
+        assert "tt" == await asyncio.wait_for(double.ask("t"), 30)
+        await site.until(lambda: app.rescue.counts[site.source]["answers.refused"] >= 2, worker)
+        answers = await site.records(foreign, 1, worker)
+
+    assert b'"xx"' in (answers[0].value or b"")
+    assert 4 == len(await site.read(site.source))
+    assert [] == await site.read(f"{site.source}-victim")
+
+
+ODD: list[Callable[[App, str], Any]] = [
+    lambda app, topic: _raw(app, topic).send(value=b"1", partition=1 << 70),
+    lambda app, topic: _raw(app, topic).send(value=b"1", partition=NO_PARTITION),
+    lambda app, topic: _raw(app, f"{topic}\ud800").send(value=b"1"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_every_send_on_the_embedded_log_has_an_end(tmp_path: Any, odd: Callable[[App, str], Any]) -> None:
+    """What was no error of the log ended the task that appends: the sends in its hands waited for ever."""
+    site = Site(f"embedded://{tmp_path}/log", tmp_path)
+    out = await _site(site)
+    app = site.app()
+    app.agent(_raw(app, site.source), name="nothing")(_nothing)
+
+    async with site.running(app):
+        sends = [await odd(app, out), await _raw(app, out).send(value=b"2")]
+        ends = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), FOUND_S)
+        await asyncio.wait_for(await _raw(app, out).send(value=b"3"), FOUND_S)
+
+    assert isinstance(ends[0], Exception)
+    assert [b"2", b"3"] == [one.value for one in await site.read(out)]
