@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faust
 from faust.types import TP
@@ -145,11 +145,12 @@ class App(faust.App):
             self.declared.update(dict.fromkeys(topics, partitions))
         return super().topic(*topics, partitions=partitions, **options)
 
-    @override
-    def agent(self, *args: Any, **options: Any) -> Any:
-        """Faust's. SettingsError for `on_error`: that is a setting, for all agents."""
-        refuse_on_error(options)
-        return super().agent(*args, **options)
+    if not TYPE_CHECKING:  # its types are Faust's
+
+        def agent(self, *args: Any, **options: Any) -> Any:
+            """Faust's. SettingsError for `on_error`: that is a setting, for all agents."""
+            refuse_on_error(options)
+            return super().agent(*args, **options)
 
     def sync(self, source: str, message: type[Message], **options: object) -> Sync:
         """Differential sync of `source`: full states of `message` in, patches to `{source}.patches` out.

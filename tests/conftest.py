@@ -72,7 +72,8 @@ def kills() -> int:
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """SIGHUP as children of a terminal's shell have it: whoever runs the tests under nohup has it ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Signals as a terminal's shell hands them on: under nohup, or behind an &, they are ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)

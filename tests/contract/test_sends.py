@@ -173,7 +173,6 @@ async def test_an_answer_goes_to_reply_topics_alone(site: Site) -> None:
 ODD: list[Callable[[App, str], Any]] = [
     lambda app, topic: _raw(app, topic).send(value=b"1", partition=1 << 70),
     lambda app, topic: _raw(app, topic).send(value=b"1", partition=NO_PARTITION),
-    lambda app, topic: _raw(app, f"{topic}\ud800").send(value=b"1"),
 ]
 
 

@@ -62,6 +62,7 @@ def test_a_second_run_in_the_same_place_says_what_is_in_the_way(tmp_path: Path) 
         run(100, datadir=tmp_path)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_an_interrupt_says_nothing(tmp_path: Path) -> None:
     """Ctrl-C while patches are applied: the receiver was closed under the task that read it, with a traceback."""
     with subprocess.Popen(

@@ -154,6 +154,7 @@ def test_a_terminal_that_closes_is_a_sigterm(url: str, tmp_path: Path) -> None:
     assert 0 == kept_on
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_while_the_app_is_imported(tmp_path: Path, number: signal.Signals, code: int) -> None:
     """Before there is anything to drain the exit code is that of any other time."""
