@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 hush()
 log.addFilter(lambda record: not str(record.msg).startswith("Crashed reason"))  # mode's; who runs the app says it
 
-CHUNKS_QUEUED_MAX = 4
-"""Chunks waiting for an agent: enough to keep it busy while the next are fetched, few enough to drop on a rebalance."""
 RESTORE_PAUSE_S = 1.0
 """Between two attempts to restore from a broker that is away."""
 PARTS_SHARE = 0.9
@@ -133,7 +131,6 @@ class App(faust.App):
 
         `requests`: those of the topics whose records are answered with whole states; their chunks are the smaller.
         """
-        options.setdefault("maxsize", CHUNKS_QUEUED_MAX)
         schema = ChunkSchema()
         schema.requests = requests
         return self.topic(*topics, schema=schema, acks=False, **options)

@@ -219,8 +219,9 @@ class ChunkConsumer:
         made: Any = ConsumerMessage  # takes what Faust's types do not know: a chunk as value, headers without one
         message: ConsumerMessage
         if isinstance(record, Chunk):
+            size = record.records.nbytes
             message = made(
-                record.topic, record.partition, record.last, 0.0, 0, [], None, record, None, 0, len(record), tp,
+                record.topic, record.partition, record.last, 0.0, 0, [], None, record, None, 0, size, tp,
                 generation_id=record.generation,
             )  # fmt: skip
             return message

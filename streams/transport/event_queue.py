@@ -10,8 +10,8 @@ from typing_extensions import override
 __all__ = ["EventQueue"]
 
 BYTES_MAX = 32 << 20
-"""Keys and values of the events that wait: as much as four chunks of the usual size. 4,096 events of a megabyte each
-would be four gigabytes for every agent that is slower than the broker. One event is always let in."""
+"""Keys and values of the events that wait, a chunk being one: four chunks of the largest usual size. 4,096 events of a
+megabyte each would be four gigabytes for every agent that is slower than the broker. One event is always let in."""
 
 
 class EventQueue(ThrowableQueue[Any]):
