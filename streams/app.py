@@ -362,7 +362,8 @@ class App(faust.App):
                 await asyncio.to_thread(self.log_watch.settle, sync, keep_going)
         self.log_watch.speak()
         if self.guarded is not None:
-            positions = {(tp.topic, tp.partition): offset for tp, offset in committed.items()}
+            anew = self.consumer.logs.anew
+            positions = {tuple(tp): None if tp in anew else offset for tp, offset in committed.items()}
             await self.guarded.assign(by_topic(assignment), positions, keep_going)
 
     @override

@@ -21,6 +21,7 @@ from streams.delivery.outbox import Outbox
 from streams.delivery.route import Route
 from streams.delivery.stale import StaleKeys
 from streams.errors import TransportError
+from streams.transport.identity import is_other
 from streams.v1.delivery_pb2 import Progress
 
 __all__ = ["Deliveries", "Delivering"]
@@ -69,6 +70,7 @@ class Deliveries:
         self._generations: dict[Place, int] = {}  # highest that progress was ever written with
         self._asking: set[Place] = set()  # snapshots are being asked for: progress waits for that
         self._counts: dict[str, int] = {}  # partitions of the topics, since the start
+        self._logs: dict[str, bytes] = {}  # ids of the topics of patches that targets stand in, where there are ids
         self._tasks: list[asyncio.Task[None]] = []
         self.damaged = 0
         """Records of the progress topic that are none."""
@@ -145,15 +147,19 @@ class Deliveries:
         committed: Mapping[tuple[str, int], int | None],
         keep_going: Callable[[], bool],
     ) -> None:
-        """Takes on partitions per topic, and lets go of those that are not in it. Raises TransportError.
+        """Takes on partitions per topic, and lets go of those that are not in it, or are of a log that is gone. Raises
+        TransportError.
 
         `committed`: the group's offsets, where its own reading begins; None: at the beginning of the partition.
         """
         for topic, feed in self.feeds.items():
-            wanted, held = assigned.get(topic, set()), feed.partitions
-            for partition in held - wanted:
+            before = self._logs.get(topic, b"")
+            self._logs[topic] = self._app.consumer.logs.ids.get(topic) or before
+            is_anew = is_other(before, self._logs[topic])
+            wanted = assigned.get(topic, set())
+            for partition in feed.partitions if is_anew else feed.partitions - wanted:
                 self._release(feed, partition)
-            new = sorted(wanted - held)
+            new = sorted(wanted - feed.partitions)
             known = await asyncio.to_thread(self._load, new, keep_going)
             for partition in wanted:
                 begin = committed.get((topic, partition))
@@ -162,7 +168,8 @@ class Deliveries:
                 feed.begin(partition, begin)
             for partition in new:
                 for each in self._of(feed):
-                    await self._begin(each, partition, known.get(Place(each.route.name, topic, partition)))
+                    found = known.get(Place(each.route.name, topic, partition))
+                    await self._begin(each, partition, found, is_anew=is_anew)
 
     def _of(self, feed: Feed) -> Iterable[Delivering]:
         return (each for each in self._delivering if each.feed is feed)
@@ -175,17 +182,18 @@ class Deliveries:
             self._written.pop(place, None)
             self._asking.discard(place)
 
-    async def _begin(self, each: Delivering, partition: int, known: Progress | None) -> None:
+    async def _begin(self, each: Delivering, partition: int, known: Progress | None, *, is_anew: bool) -> None:
         """Where a target starts on a partition: at its progress, or, where the log has lost that, with snapshots."""
         topic = each.feed.topic
         place = Place(each.route.name, topic, partition)
         first = await asyncio.to_thread(self._app.transport.log_start, topic, partition)
         self._generations[place] = known.generation if known is not None else 0
         end = await asyncio.to_thread(self._app.transport.log_end, topic, partition)
-        if known is not None and first <= known.offset <= end:
+        is_anew = is_anew or (known is not None and is_other(known.topic_id, self._logs[topic]))
+        if known is not None and not is_anew and first <= known.offset <= end:
             position = known.offset
             self._written[place] = known.offset
-        elif known is None and first == 0:
+        elif known is None and not is_anew and first == 0:
             position = 0  # every patch there ever was: each key begins with its snapshot
         else:
             position = end
@@ -291,8 +299,9 @@ class Deliveries:
             generation = max(self._app.consumer_generation_id, self._generations.get(place, 0))
             self._generations[place] = generation
             record = Progress(
-                target=place.target, topic=place.topic, partition=place.partition, offset=offset, generation=generation
-            )
+                target=place.target, topic=place.topic, partition=place.partition, offset=offset, generation=generation,
+                topic_id=self._logs[place.topic],
+            )  # fmt: skip
             by_partition[place.partition % count].append(place.key, record.SerializeToString())
         for partition, records in by_partition.items():
             await self._outbox.write(self._progress_topic, records, partition)

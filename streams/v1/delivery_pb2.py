@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19streams/v1/delivery.proto\x12\nstreams.v1\"`\n\x08Progress\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\"\x19\n\tStaleKeys\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x42=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19streams/v1/delivery.proto\x12\nstreams.v1\"r\n\x08Progress\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpartition\x18\x03 \x01(\r\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x10\n\x08topic_id\x18\x06 \x01(\x0c\"\x19\n\tStaleKeys\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x42=\n\nstreams.v1P\x01Z patchstream/streams/v1;streamsv1\xaa\x02\nStreams.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\nstreams.v1P\001Z patchstream/streams/v1;streamsv1\252\002\nStreams.V1'
   _globals['_PROGRESS']._serialized_start=41
-  _globals['_PROGRESS']._serialized_end=137
-  _globals['_STALEKEYS']._serialized_start=139
-  _globals['_STALEKEYS']._serialized_end=164
+  _globals['_PROGRESS']._serialized_end=155
+  _globals['_STALEKEYS']._serialized_start=157
+  _globals['_STALEKEYS']._serialized_end=182
 # @@protoc_insertion_point(module_scope)

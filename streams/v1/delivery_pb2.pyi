@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Progress(_message.Message):
-    __slots__ = ("target", "topic", "partition", "offset", "generation")
+    __slots__ = ("target", "topic", "partition", "offset", "generation", "topic_id")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TOPIC_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_ID_FIELD_NUMBER: _ClassVar[int]
     target: str
     topic: str
     partition: int
     offset: int
     generation: int
-    def __init__(self, target: _Optional[str] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    topic_id: bytes
+    def __init__(self, target: _Optional[str] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., generation: _Optional[int] = ..., topic_id: _Optional[bytes] = ...) -> None: ...
 
 class StaleKeys(_message.Message):
     __slots__ = ("keys",)
