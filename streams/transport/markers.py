@@ -21,9 +21,11 @@ async def pass_markers(consumer: Any, behind: Mapping[TP, tuple[int, int, bool]]
     """Commits the ends of partitions of which all is done. `behind`: see `ConsumerThread.behind_markers`."""
     if consumer.app.rebalancing or not consumer.flow_active:
         return
-    topics, generation = consumer.app.topics, consumer.app.consumer_generation_id
+    topics, generation, epoch = consumer.app.topics, consumer.app.consumer_generation_id, consumer.epoch
     for tp, (at, end, untouched) in behind.items():
-        is_done = partial(_is_done, consumer, tp, at, end, untouched=untouched)
+        is_done = partial(_is_done, consumer, epoch, tp, at, end, untouched=untouched)
+        if consumer.epoch != epoch:
+            return  # a rewind, while one was committed: these may be the ends of other logs by now
         if consumer.is_changelog(tp) or tp in consumer.held_back or tp in consumer.stops:
             continue
         for told in consumer.quiet:
@@ -35,7 +37,7 @@ async def pass_markers(consumer: Any, behind: Mapping[TP, tuple[int, int, bool]]
             consumer.pace.finished({tp: end})
 
 
-def _is_done(consumer: Any, tp: TP, at: int, end: int, *, untouched: bool) -> bool:
+def _is_done(consumer: Any, epoch: int, tp: TP, at: int, end: int, *, untouched: bool) -> bool:
     """Whether all that was handed over of a partition is committed, and the markers behind it are not."""
     done = consumer.pace.done.get(tp, at if untouched else -1)
-    return at <= done < end and not consumer._order.get(tp)
+    return consumer.epoch == epoch and at <= done < end and not consumer._order.get(tp)
