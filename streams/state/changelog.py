@@ -20,6 +20,9 @@ REPORT_EVERY_S = 2.0
 class LogReader(Protocol):
     """What a transport offers for restoring."""
 
+    marker_offsets: int
+    """How many offsets the end of a transaction takes behind its records."""
+
     def read_log(
         self, start: Positions, sink: Sink, keep_going: Callable[[], bool], progress: Progress | None = None
     ) -> dict[tuple[str, int], int]:

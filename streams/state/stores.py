@@ -24,12 +24,19 @@ class Identity:
 
 
 def unfit(
-    found: StoreName | None, wanted: StoreName, offset: int | None, changelog: Bounds, age_ms: int | None = None
+    found: StoreName | None,
+    wanted: StoreName,
+    offset: int | None,
+    changelog: Bounds,
+    age_ms: int | None = None,
+    *,
+    marker_offsets: int = 0,
 ) -> str | None:
     """Why a store must be made anew from the changelog; None: it is the wanted one, or has nothing yet.
 
     `offset`: up to which it says to equal its changelog. Without a name nobody knows which changelog that was: another
     one may have outgrown the offset since. `age_ms`: for how long it has been at that offset, where it says so.
+    `marker_offsets`: that the end of the transaction takes which brought it there; that alone is nobody's writing.
     """
     if offset is None:
         return None
@@ -41,6 +48,6 @@ def unfit(
         return "it holds the rows of another changelog"
     if offset > changelog.end:
         return f"it is at offset {offset} and its changelog ends at {changelog.end}"
-    if offset < changelog.end and age_ms is not None and age_ms > BEHIND_MS_MAX:
+    if offset + marker_offsets < changelog.end and age_ms is not None and age_ms > BEHIND_MS_MAX:
         return f"it is {age_ms // 3_600_000} hours old, and its changelog tells of removed rows for a day only"
     return None

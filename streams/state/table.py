@@ -371,7 +371,8 @@ class States:
             start, end = self._log.log_start, self._log.open_end
             if offset is not None:
                 bounds = Bounds(start(self.changelog_topic, partition), end(self.changelog_topic, partition))
-                fault = unfit(store.name, name, offset, bounds, store.age_ms)
+                markers = self._log.marker_offsets if self._fenced else 0
+                fault = unfit(store.name, name, offset, bounds, store.age_ms, marker_offsets=markers)
                 if fault is not None:
                     log.warning("state store %s: %s; it is made anew from %s", path, fault, self.changelog_topic)
                     store.close()

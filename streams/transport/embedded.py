@@ -34,6 +34,7 @@ class Transport(base.Transport):
     driver_version = "embedded (durable local log)"
     open_tail: None = None
     """Standby copies are other workers' business, and there are none."""
+    marker_offsets = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

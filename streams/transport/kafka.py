@@ -242,12 +242,12 @@ class Transport(driver.Transport):
     """Entry point `streams+kafka` of Faust's transports."""
 
     app: Any  # its consumer is ours
-
     Consumer = Consumer
     ConsumerThread = ConsumerThread
     Producer = Producer
     Conductor = ChunkConductor
     default_port = 9092
+    marker_offsets = 1
     driver_version = f"streams+kafka (aiokafka={aiokafka.__version__})"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -18,6 +18,8 @@ from tests.sync.test_owner import states
 class Log:
     """The changelog's bounds, as a state asks for them."""
 
+    marker_offsets = 0
+
     def __init__(self, rows: Records) -> None:
         self._rows = rows
 

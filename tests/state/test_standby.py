@@ -22,6 +22,8 @@ ASK_MS = 10_000
 class Log:
     """What a state could ask its transport for; a memory copy asks for nothing."""
 
+    marker_offsets = 0
+
     def read_log(self, *_: object) -> dict[tuple[str, int], int]:
         raise AssertionError("a standby reads by itself")
 

@@ -49,6 +49,12 @@ def test_a_store_that_was_away_for_long_may_have_missed_removals(offset: int, ag
     assert fits == (unfit(OURS, OURS, offset, LOG, age_ms) is None)
 
 
+@pytest.mark.parametrize(("offset", "fits"), [(100, True), (99, True), (98, False)])
+def test_a_quiet_changelog_ends_behind_its_last_marker(offset: int, fits: bool) -> None:
+    """Found: in Kafka's transactions each store whose source was quiet for half a day was made anew at a restart."""
+    assert fits == (unfit(OURS, OURS, offset, LOG, BEHIND_MS_MAX + 1, marker_offsets=1) is None)
+
+
 def test_a_store_is_as_old_as_its_offset(tmp_path: Path) -> None:
     """Rows that do not bring it further make it no younger: others' rows before them are what it lacks."""
     clock, rows = ManualClock(), Records()

@@ -20,6 +20,8 @@ from streams.sync.agent import make_job
 class Log:
     """What a state could ask its transport for; restoring asks for nothing."""
 
+    marker_offsets = 0
+
     def read_log(self, *_: object) -> dict[tuple[str, int], int]:
         raise AssertionError("the test hands the rows over by itself")
 
