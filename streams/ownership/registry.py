@@ -1,8 +1,8 @@
 """The topic in which applications claim their outputs, and workers their names: read, written and followed by each.
 
 Claimed before the first output, then read up to the own record: who stands lower owns. Whoever does not withdraws and
-ends. Owners follow the topic, and end when they are overtaken. Where it was emptied or made anew they claim again, by
-the same rules: whoever came meanwhile found nobody there.
+ends. Owners follow the topic, and end when they are overtaken. Where it, or their output, was emptied or made anew they
+claim again, by the same rules: whoever came meanwhile found nobody there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from streams.errors import Finding, SettingsError, TransportError, UnknownTopicE
 from streams.options import Settings
 from streams.ownership.claims import Claims, Living, claim_key, instance_key, packed, rivals
 from streams.transport.follow import Follower, open_follower
+from streams.transport.identity import is_other
 from streams.v1.owner_pb2 import Claim, Incarnation
 
 __all__ = ["Registry", "Wish"]
@@ -236,16 +237,22 @@ class Registry:
             self._heard = records.last_offset + 1
 
     def _is_other(self) -> bool:
-        """Whether the topic is another one than before: then all of it is read again, and followed from its end."""
+        """Whether the topic is another one than before: then all of it is read again, and followed from its end.
+
+        Outputs that are other ones are claimed again, too.
+        """
         with self._lock:
-            now = self._app.transport.log_ids([self.topic]).get(self.topic, b"")
-            before, self._log = self._log, now or self._log
-            if not (before and now and before != now):
-                return False
-            log.warning("%s was made anew: outputs are claimed in it again", self.topic)
-            self._read_again()
-            self._heard, self._announced = self._position, None
-            return True
+            ids = self._app.transport.log_ids([self.topic, *(wish.output for wish, _ in self._owned)])
+            before, now = self._log, ids.get(self.topic, b"")
+            self._log = now or before
+            is_anew = is_other(before, now)
+            if is_anew:
+                log.warning("%s was made anew: outputs are claimed in it again", self.topic)
+            if is_anew or any(is_other(known, ids.get(wish.output, b"")) for wish, known in self._owned):
+                self._read_again()
+            if is_anew:
+                self._heard, self._announced = self._position, None
+            return is_anew
 
     def _read_again(self) -> None:
         """Takes in the whole topic: who claims an output of this worker's may have found no claim on it there.
@@ -254,6 +261,8 @@ class Registry:
         """
         self.claims, self._position = Claims(), 0
         self._read()
+        ids = self._app.transport.log_ids([wish.output for wish, _ in self._owned])
+        self._owned = [(wish, ids.get(wish.output) or known) for wish, known in self._owned]
         for wish, output_id in self._owned:
             owner = self.claims.owner(wish.output, output_id)
             if not self.claims.of_app(wish.output, output_id, self._settings.app.id):

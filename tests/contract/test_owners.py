@@ -17,7 +17,7 @@ from streams.sync.topics import SyncTopics
 from streams.v1.owner_pb2 import Claim
 from streams.v1.patch_pb2 import Patch
 from tests.broker import Broker
-from tests.contract.site import Site
+from tests.contract.site import POLL_S, Site
 
 OWNERS = "streams.owners"
 
@@ -30,13 +30,13 @@ def _app(site: Site, name: str = "", output: str = "") -> App:
     return app
 
 
-async def _living(site: Site, owners: str = OWNERS) -> list[str]:
-    """The apps that claim the site's output, the owner first."""
+async def _living(site: Site, owners: str = OWNERS, output_id: bytes = b"") -> list[str]:
+    """The apps that claim the site's output, the owner first; `output_id`: that of now."""
     claims = Claims()
     reader = await asyncio.to_thread(site.batches, owners)
     for records in reader:
         claims.take(records)
-    return [each.app for each in claims.of(site.patches, b"")]
+    return [each.app for each in claims.of(site.patches, output_id)]
 
 
 async def test_a_second_application_on_one_output_ends_in_words(site: Site) -> None:
@@ -227,6 +227,27 @@ async def test_an_owner_whose_claim_is_gone_claims_again(site: Site, how: str) -
 
     assert [f"fleet-{site.source}", "other"] == await _living(site, owners)
     assert {b"d-1": [1, 2]} == await site.revisions()
+
+
+async def test_an_output_made_anew_under_its_owner_is_claimed_again(site: Site) -> None:
+    """Found: the claim was one of the output that was gone, and who came next owned the new one beside its writer."""
+    await site.create(partitions=1)
+    owners = f"{site.source}.owners"
+    app = site.app({"app.owners_topic": owners})
+    app.sync(site.source, DeviceState)
+    async with site.running(app) as worker:
+        await site.send([DeviceState(device_id="d-1", battery=1)])
+        await site.records(site.patches, 1, worker)
+        before = app.transport.log_ids([site.patches])[site.patches]
+        await site.delete(site.patches)
+        await site.create(site.patches, partitions=1)
+        output_id = app.transport.log_ids([site.patches])[site.patches]
+        assert before != output_id
+        claim = Claim(output=site.patches, output_id=output_id, app="other", changelog="other-changelog")
+        await site.write(owners, packed(claim), key=claim_key(site.patches, "other", "1"), partition=0)
+        while await _living(site, owners, output_id) != [app.conf.id, "other"]:
+            assert not worker.done()
+            await asyncio.sleep(POLL_S)
 
 
 async def test_of_an_owner_without_a_claim_and_another_one_only_one_goes_on(kafka: Broker, tmp_path: Path) -> None:
