@@ -105,11 +105,13 @@ class Standby(Generic[C]):
         with self._lock:
             for partition in self._copies.keys() - self._wanted:
                 self._copies.pop(partition)[0].close()
-            for partition in self._wanted - self._copies.keys():
+            opened = self._wanted - self._copies.keys()
+            for partition in opened:
                 copy = self._open_copy(partition)
                 self._copies[partition] = copy, copy.restore_from()
             positions = {partition: position for partition, (_, position) in self._copies.items()}
-        if gone := held - positions.keys():
+        # One that was handed over and made anew since the last time is read from where the new one stands.
+        if gone := held & opened | held - positions.keys():
             consumer.unassign([(self._topic, partition) for partition in gone])
             held -= gone
         if new := positions.keys() - held:

@@ -82,3 +82,37 @@ def test_a_copy_follows_and_is_handed_over(kafka: Broker) -> None:
     assert standby.take(1) is None
 
     standby.stop()
+
+
+def test_a_copy_that_is_made_anew_at_once_has_all_rows(kafka: Broker) -> None:
+    """Found: handed over and wanted again within one fetch, it had only the rows that came from then on."""
+    config = {"bootstrap.servers": kafka.bootstrap}
+    topic = f"changelog-{uuid.uuid4().hex[:8]}"
+    KafkaAdmin(config).create_topics([(topic, 1, 1, {"cleanup.policy": "compact"})], ASK_MS)
+    job = make_job(
+        MessageSchema(DeviceState), SyncSettings(source="devices"), "devices", partitions=0, record_bytes_max=1 << 20
+    )
+    owner, events = Table(job, 0), Records()
+    for number in range(100):
+        key = f"d-{number}"
+        events.append(key.encode(), DeviceState(device_id=key).SerializeToString(), [], -1, number)
+    step = owner.process(events, 1_000)
+    producer = KafkaProducer(config)
+    producer.produce(topic, 0, owner.changelog(0, step.mark))
+    producer.flush(ASK_MS)
+    copies: list[PartitionState] = []
+
+    def open_copy(partition: int) -> PartitionState:
+        copies.append(PartitionState(job, partition, topic, None, Log()))
+        return copies[-1]
+
+    standby = Standby(topic, open_copy, lambda: KafkaConsumer(tail_config(config, "standby")))
+    for made in (1, 2):
+        standby.follow({0})
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while len(copies) < made or len(copies[-1].table) < 100:
+            assert time.monotonic() < deadline_s, "the copy does not follow"
+            time.sleep(0.05)
+        assert standby.take(0) is not None
+
+    standby.stop()
