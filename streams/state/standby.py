@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from streams._native import KafkaConsumer, KafkaError, Records
+from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import StreamsError
+from streams.state.stores import BEHIND_MS_MAX
 
 __all__ = ["Copy", "Standby"]
 
@@ -43,8 +45,16 @@ C = TypeVar("C", bound=Copy)
 class Standby(Generic[C]):
     """Follows changelog partitions in a thread of its own. All methods may be called from any thread."""
 
-    def __init__(self, topic: str, open_copy: Callable[[int], C], open_consumer: Callable[[], KafkaConsumer]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        open_copy: Callable[[int], C],
+        open_consumer: Callable[[], KafkaConsumer],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._topic = topic
+        self._clock = clock
+        self._followed_ms = clock.now_ms()
         self._open_copy = open_copy
         self._open_consumer = open_consumer
         self._lock = threading.Lock()
@@ -71,7 +81,16 @@ class Standby(Generic[C]):
         """Hands a copy over with the changelog offset to go on at; None where there is none."""
         with self._lock:
             self._wanted.discard(partition)
+            self._drop_old()
             return self._copies.pop(partition, None)
+
+    def _drop_old(self) -> None:
+        """Copies of a process that slept for so long may lack removals, as old stores do. With the lock."""
+        if self._clock.now_ms() - self._followed_ms > BEHIND_MS_MAX:
+            log.warning("standby of %s was not followed for half a day: its copies are made anew", self._topic)
+            for copy, _ in self._copies.values():
+                copy.close()
+            self._copies.clear()
 
     def stop(self) -> None:
         """Ends the thread; copies go."""
@@ -90,7 +109,11 @@ class Standby(Generic[C]):
                 if consumer is None:
                     consumer, held = self._open_consumer(), set()
                 self._place(consumer, held)
-                for _, partition, rows, _ in consumer.fetch(FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS):
+                runs = consumer.fetch(FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS)
+                with self._lock:
+                    self._drop_old()
+                    self._followed_ms = self._clock.now_ms()
+                for _, partition, rows, _ in runs:
                     self._absorb(partition, rows)
             except (KafkaError, StreamsError) as error:
                 log.warning("standby of %s pauses: %s", self._topic, error)

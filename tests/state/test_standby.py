@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 
 from streams._native import KafkaAdmin, KafkaConsumer, KafkaProducer, Records, Table
+from streams.clock import ManualClock
 from streams.demo.v1.device_pb2 import DeviceState
 from streams.kernel.schema import MessageSchema
 from streams.options import SyncSettings
 from streams.state.standby import Standby
+from streams.state.stores import BEHIND_MS_MAX
 from streams.state.table import PartitionState
 from streams.sync.agent import make_job
 from streams.transport.tail import read_to_end, tail_config
@@ -84,35 +87,59 @@ def test_a_copy_follows_and_is_handed_over(kafka: Broker) -> None:
     standby.stop()
 
 
-def test_a_copy_that_is_made_anew_at_once_has_all_rows(kafka: Broker) -> None:
-    """Found: handed over and wanted again within one fetch, it had only the rows that came from then on."""
-    config = {"bootstrap.servers": kafka.bootstrap}
-    topic = f"changelog-{uuid.uuid4().hex[:8]}"
-    KafkaAdmin(config).create_topics([(topic, 1, 1, {"cleanup.policy": "compact"})], ASK_MS)
-    job = make_job(
-        MessageSchema(DeviceState), SyncSettings(source="devices"), "devices", partitions=0, record_bytes_max=1 << 20
-    )
-    owner, events = Table(job, 0), Records()
-    for number in range(100):
-        key = f"d-{number}"
-        events.append(key.encode(), DeviceState(device_id=key).SerializeToString(), [], -1, number)
-    step = owner.process(events, 1_000)
-    producer = KafkaProducer(config)
-    producer.produce(topic, 0, owner.changelog(0, step.mark))
-    producer.flush(ASK_MS)
-    copies: list[PartitionState] = []
+class Followed:
+    """A changelog with a hundred rows, and its copies."""
 
-    def open_copy(partition: int) -> PartitionState:
-        copies.append(PartitionState(job, partition, topic, None, Log()))
-        return copies[-1]
+    def __init__(self, kafka: Broker) -> None:
+        config = {"bootstrap.servers": kafka.bootstrap}
+        self.topic = f"changelog-{uuid.uuid4().hex[:8]}"
+        KafkaAdmin(config).create_topics([(self.topic, 1, 1, {"cleanup.policy": "compact"})], ASK_MS)
+        spec = SyncSettings(source="devices")
+        self.job = make_job(MessageSchema(DeviceState), spec, "devices", partitions=0, record_bytes_max=1 << 20)
+        owner, events = Table(self.job, 0), Records()
+        for number in range(100):
+            key = f"d-{number}"
+            events.append(key.encode(), DeviceState(device_id=key).SerializeToString(), [], -1, number)
+        step = owner.process(events, 1_000)
+        producer = KafkaProducer(config)
+        producer.produce(self.topic, 0, owner.changelog(0, step.mark))
+        producer.flush(ASK_MS)
+        self.clock = ManualClock()
+        self.copies: list[PartitionState] = []
+        open_consumer = partial(KafkaConsumer, tail_config(config, "standby"))
+        self.standby = Standby(self.topic, self._open, open_consumer, self.clock)
 
-    standby = Standby(topic, open_copy, lambda: KafkaConsumer(tail_config(config, "standby")))
-    for made in (1, 2):
-        standby.follow({0})
+    def _open(self, partition: int) -> PartitionState:
+        self.copies.append(PartitionState(self.job, partition, self.topic, None, Log()))
+        return self.copies[-1]
+
+    def wait(self, made: int) -> None:
+        """Until so many copies were made, and the last one has all rows."""
         deadline_s = time.monotonic() + TIMEOUT_S
-        while len(copies) < made or len(copies[-1].table) < 100:
+        while len(self.copies) < made or len(self.copies[-1].table) < 100:
             assert time.monotonic() < deadline_s, "the copy does not follow"
             time.sleep(0.05)
-        assert standby.take(0) is not None
 
-    standby.stop()
+
+def test_a_copy_that_is_made_anew_at_once_has_all_rows(kafka: Broker) -> None:
+    """Found: handed over and wanted again within one fetch, it had only the rows that came from then on."""
+    followed = Followed(kafka)
+    for made in (1, 2):
+        followed.standby.follow({0})
+        followed.wait(made)
+        assert followed.standby.take(0) is not None
+    followed.standby.stop()
+
+
+def test_a_copy_that_slept_for_longer_than_removals_are_told_is_not_taken_over(kafka: Broker) -> None:
+    """Its process was stopped, or its machine: a key that was deleted and forgotten meanwhile would live on in it."""
+    followed = Followed(kafka)
+    followed.standby.follow({0})
+    followed.wait(1)
+    followed.clock.advance(BEHIND_MS_MAX + 1)
+    followed.wait(2)
+    followed.clock.advance(BEHIND_MS_MAX + 1)
+    taken = followed.standby.take(0)
+    followed.standby.stop()
+
+    assert taken is None or taken[0] not in followed.copies[:2]
