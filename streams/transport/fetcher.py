@@ -243,6 +243,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             # A chunk begins where the last one ended, whatever has expired in between.
             if self._positions.get(tp) == position and (position > high or is_changelog):
                 self._positions[tp] = at
+                self._told.pop(tp, None)  # it may be that of the log before
         self.native.unassign([(tp.topic, tp.partition)])
         self.native.assign([(tp.topic, tp.partition, at)])
         return True
