@@ -70,9 +70,7 @@ class Ending:
             if not told:
                 told, self.interrupted = True, interrupts
                 self.begin()
-            elif (
-                interrupts
-            ):  # whoever stops services may tell them twice, and the drain is bounded; a person is in haste
+            elif interrupts:  # a person in haste; who stops services may tell them twice, and the drain is bounded
                 with suppress(OSError):
                     os.write(2, AT_ONCE)
                 os._exit(EXIT_INTERRUPTED)

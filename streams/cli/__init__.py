@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 
@@ -121,12 +122,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output is gone, as `head` is after its lines: nothing is left to say, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output is gone, as `head` is after its lines: nothing is left to say.
+        give_up(sys.stdout)
         return EXIT_FAILED
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write, at exit
+            give_up(sys.stdout)
             return _failed("standard output: no space left, what was printed is not complete", EXIT_FAILED)
         if isinstance(error, OSError) and error.filename is not None and error.errno in NOT_OURS:
             wanted = "this process needs leave to read and write there, and room"
@@ -135,6 +136,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _failed(f"Kafka: {error}{_cure(error)}", EXIT_FAILED)
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def give_up(stream: TextIO) -> None:
+    """Nobody takes what is written to a stream any more: what is left in its buffer must not fail at exit, either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def without_values(message: str) -> str:

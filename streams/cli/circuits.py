@@ -68,8 +68,7 @@ def command(
 def told(settings: Settings) -> list[Circuit]:
     """The last that was told of each target, by name. TransportError: the broker does not answer."""
     topic = f"{settings.app.id}.circuits"
-    directory = reading.embedded_directory(settings)
-    if (directory is None or directory.is_dir()) and not reading.ends(settings, topic)[topic]:
+    if not reading.ends(settings, topic)[topic]:
         return []  # no worker with targets has run yet
     last: dict[str, Circuit] = {}
     for _, records in reading.read_all(settings, topic):

@@ -16,7 +16,7 @@ from streams.cli import checks, flags, reading, resume, verifying, writers
 from streams.cli.sources import as_found
 from streams.cli.stored import log_facts, schema_changes, stored
 from streams.clock import SYSTEM_CLOCK
-from streams.errors import FindingsError, TransportError
+from streams.errors import FindingsError
 from streams.options import Settings, SyncSettings
 from streams.sync.topics import SyncTopics
 from streams.transport.log import Log
@@ -92,8 +92,6 @@ def _topics_of_kafka(settings: Settings, names: set[str]) -> dict[str, checks.To
 
 
 def _topics_of_log(directory: Path, names: set[str]) -> dict[str, checks.TopicFacts]:
-    if not directory.is_dir():
-        raise TransportError(f"embedded log {directory}: no such directory, expected one that a worker has made")
     with Log(directory, readonly=True) as log:
         return {
             name: checks.TopicFacts(

@@ -92,7 +92,7 @@ def ends(settings: Settings, *topics: str) -> dict[str, dict[int, int]]:
     """The next offset of each partition of topics, as far as is committed; a topic that there is none of has none."""
     directory = embedded_directory(settings)
     if directory is not None:
-        with _opened(directory) as log:
+        with Log(directory, readonly=True) as log:
             return {
                 topic: {partition: log.end(topic, partition) for partition in range(log.partitions(topic) or 0)}
                 for topic in topics
@@ -151,12 +151,6 @@ def last_timestamps(settings: Settings, topic: str, partitions: int) -> list[int
         consumer.close()
 
 
-def _opened(directory: Path) -> Log:
-    if not directory.is_dir():
-        raise TransportError(f"embedded log {directory}: no such directory, expected one that a worker has made")
-    return Log(directory, readonly=True)
-
-
 def _read_kafka(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]:
     options = ReaderOptions(start="earliest", security=settings.security, topic_timeout_ms=TOPIC_TIMEOUT_MS)
     reader = open_reader(settings.app.broker, topic, options)
@@ -184,7 +178,7 @@ def _read_kafka(settings: Settings, topic: str) -> Iterator[tuple[int, Records]]
 
 
 def _read_log(directory: Path, topic: str) -> Iterator[tuple[int, Records]]:
-    with _opened(directory) as log:
+    with Log(directory, readonly=True) as log:
         count = log.partitions(topic)
         if count is None:
             raise TransportError(f"embedded log {directory}: no topic {topic}, expected one that a worker has made")

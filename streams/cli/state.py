@@ -171,7 +171,8 @@ def snapshot(
     if (key is None) != every:
         raise SettingsError(Finding("KEY", "a key and --all" if every else "neither", "either a key or --all"))
     settings = _settings(config, broker, set_, app_id)
-    rows = reading.latest(settings, topics_of(settings, source).changelog)
+    topics = topics_of(settings, source)
+    rows = reading.latest(settings, topics.changelog)
     wanted = None if key is None else _key(key, is_hex)
     keyed = [place for place in rows if not place[1].startswith(RESERVED_PREFIX)]
     places = [place for place in keyed if wanted is None or place[1] == wanted]
@@ -179,7 +180,7 @@ def snapshot(
         raise StateError(
             f"{source}: no row of {'any key' if every else f'key {key}'}; nothing to ask for", table=source
         )
-    asked = _ask(settings, source, places, [], per_second)
+    asked = _ask(settings, topics.resync, places, [], per_second)
     click.echo(f"{asked} snapshots asked for on {source}.resync", err=True)
 
 
@@ -200,17 +201,17 @@ def reset_sequence(
 ) -> None:
     """Let a key accept events again whose source began its sequence anew: its last sequences and ids are forgotten."""
     settings = _settings(config, broker, set_, app_id)
-    wanted = _key(key, is_hex)
-    places = [place for place in reading.latest(settings, topics_of(settings, source).changelog) if place[1] == wanted]
+    wanted, topics = _key(key, is_hex), topics_of(settings, source)
+    places = [place for place in reading.latest(settings, topics.changelog) if place[1] == wanted]
     if not places:
         raise StateError(f"{source}: no row of this key; nothing to reset", table=source)
-    _ask(settings, source, places, [("reset-sequence", b"")], per_second=PARCEL_RECORDS)
+    _ask(settings, topics.resync, places, [("reset-sequence", b"")], per_second=PARCEL_RECORDS)
     click.echo(f"reset asked for on {source}.resync", err=True)
 
 
 def _ask(
     settings: Settings,
-    source: str,
+    resync: str,
     places: Iterable[tuple[int, bytes]],
     headers: Sequence[tuple[str, bytes | None]],
     per_second: int,
@@ -219,8 +220,7 @@ def _ask(
     by_partition: dict[int, list[bytes]] = {}
     for partition, key in places:
         by_partition.setdefault(partition, []).append(key)
-    value, resync = Resync(requester=REQUESTER, reason=Resync.OPERATOR), topics_of(settings, source).resync
-    payload = value.SerializeToString()
+    value = Resync(requester=REQUESTER, reason=Resync.OPERATOR).SerializeToString()
     writer = open_writer(settings.app.broker, WriterOptions(security=settings.security))
     parcel, asked = min(PARCEL_RECORDS, per_second), 0
     started_s = time.monotonic()
@@ -229,7 +229,7 @@ def _ask(
             for first in range(0, len(keys), parcel):
                 records = Records()
                 for key in keys[first : first + parcel]:
-                    records.append(key, payload, headers)
+                    records.append(key, value, headers)
                 for outcome in writer.write(resync, records, partition):
                     if isinstance(outcome, TransportError):
                         raise outcome

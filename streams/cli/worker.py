@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from streams.cli import flags, supervisor
+from streams.cli import flags, give_up, supervisor
 from streams.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Finding, SettingsError, StreamsError
 from streams.loop_watch import held_by
 from streams.settings import CommandLine, Settings, read
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 APP_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(:\w+)?")
 SYNCS_SHOWN_MAX = 5
 TARGETS_SHOWN_MAX = 5
-APPS_SHOWN_MAX = 5
 """The banner has at most 12 lines, whatever the settings hold."""
+APPS_SHOWN_MAX = 5
+"""More in one module are a list that was made by a loop: its beginning tells how they are called."""
 
 
 @click.command(
@@ -94,8 +95,7 @@ def _say(text: str, *, err: bool = False) -> None:
     try:
         click.echo(text, err=err)
     except OSError:
-        stream = sys.stderr if err else sys.stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left in its buffer, at exit
+        give_up(sys.stderr if err else sys.stdout)
 
 
 def _make(datadir: Path) -> None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 from streams._native import Records
 from streams.errors import InputError
+from streams.kernel.recognition import HEADERS_MAX, HEADERS_UNREAD
 
 __all__ = ["ERROR_BYTES_MAX", "FORMAT", "Letter", "bury", "fitted", "letter_room", "read", "replayed", "write"]
 
@@ -40,9 +41,7 @@ RECORD_OVERHEAD_BYTES = 128
 HEADER_OVERHEAD_BYTES = 10
 """Two lengths of at most five bytes."""
 
-HEADERS_MAX = 50_000
-"""Headers of one record that are kept: half of what librdkafka reads, above which it gives none of them."""
-UNREAD = "headers-unread"
+UNREAD = HEADERS_UNREAD.removeprefix(FAMILY)
 
 Header = tuple[str, bytes | None]
 

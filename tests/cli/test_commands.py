@@ -81,7 +81,7 @@ def test_the_version_is_the_packages() -> None:
         (["worker", "--set", "app.brokr=x", "--broker", "nonsense"], 2, "3 settings"),
         (["settings", "--in-force", "--set", "app.web_port=ninety"], 2, "app.web_port"),
         (["state", "get", "devices", "d-1"], 2, "app.id"),
-        (["state", "get", "devices", "d-1", "--id", "x", "--broker", "embedded://nowhere"], 1, "no such directory"),
+        (["state", "get", "devices", "d-1", "--id", "x", "--broker", "embedded://nowhere"], 1, "does not exist"),
         (["state", "get", "devices", "zz", "--hex", "--id", "x", "--broker", "embedded://nowhere"], 2, "hexadecimal"),
         (["state", "snapshot", "devices", "--id", "x"], 2, "either a key or --all"),
         (["doctor", "--set", "app.id=x", "--broker", "kafka://127.0.0.1:1"], 1, "Kafka"),
