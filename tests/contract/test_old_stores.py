@@ -1,4 +1,4 @@
-"""A rocksdb store that comes back after days, from a backup or a worker that was away: its changelog has forgotten."""
+"""A rocksdb store that a worker finds and must not believe: from a backup that is days old, of another application."""
 
 from __future__ import annotations
 
@@ -81,3 +81,26 @@ async def test_a_store_that_slept_for_longer_than_removals_are_told_is_made_anew
     assert own[0][1] == own[1][1] < own[2][1]
     assert again == (await site.held())[b"d-0"]
     assert 0 == await streams(site, "state", "verify", site.source)
+
+
+@pytest.mark.parametrize("site", ["embedded"], indirect=True)
+@pytest.mark.parametrize("other", ["application", "changelog"])
+async def test_a_store_of_other_rows_is_made_anew(site: Site, other: str) -> None:
+    """One directory for two applications, or for one whose log was made anew: neither goes on from the other's rows."""
+    (device,) = states(1, devices=1)
+    await site.create(partitions=1)
+    await turn(site, device)
+    await site.until(lambda: Path(site.url.partition("://")[2]).resolve() not in Log._shared)
+    options: dict[str, object] = {}
+    if other == "application":
+        options = {"app.id": f"second-{site.source}"}
+    else:
+        await asyncio.to_thread(shutil.rmtree, site.folder / "log")
+        await site.create(partitions=1)
+    app = site.app(options)
+    app.sync(site.source, DeviceState, output="others", **OPTIONS)
+    async with site.running(app) as worker:
+        await site.send([device])
+        await site.records("others", 1, worker)
+    (patch,) = [Patch.FromString(found.value or b"") for found in await site.read("others")]
+    assert (Patch.SNAPSHOT, 1) == (patch.kind, patch.revision)
