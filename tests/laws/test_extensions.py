@@ -102,8 +102,11 @@ def test_content_that_protobuf_refuses_is_a_dead_letter(level: int, damage: str)
 
     patches, letters = emitted(message_class(NAME), [broken, sound, broken, later])
 
-    assert (2, 2) == (len(patches), letters)
-    assert ["i32"] == list(Patch.FromString(patches[1]).mask.paths)
+    if schema_of(NAME).through_upb(broken) is None:
+        assert (2, 2) == (len(patches), letters)
+        assert ["i32"] == list(Patch.FromString(patches[1]).mask.paths)
+    else:  # upb 7 keeps a group that comes with its length as an unknown field
+        assert ("b206033a0108", 4, 0) == (damage, len(patches), letters)
 
 
 def test_a_number_that_nobody_may_extend_holds_anything() -> None:
