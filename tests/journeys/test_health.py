@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.transport.log import Log
 from tests.broker import Broker
 from tests.journeys.pages import WAIT_S, get, samples, wait_for, wait_until
 from tests.journeys.process import Worker, streams
@@ -81,6 +82,27 @@ def test_a_worker_shows_how_it_is(url: str, tmp_path: Path) -> None:
     assert 1 == found["streams_ready", "", ""]
     assert found["streams_transactions_total", "", ""] >= 1
     assert "secret" not in text
+
+
+def test_a_worker_says_what_was_replaced(tmp_path: Path) -> None:
+    """A source that was made anew is in /readyz, in /metrics and in what the doctor finds, for as long as it runs."""
+    source, url = "devices", f"embedded://{tmp_path}/log"
+    config(tmp_path, url, source)
+    for made_anew in (False, True):
+        produce(tmp_path, url, source, {"deviceId": "d-1"}, {"deviceId": "d-2"})
+        with Worker("--config", "streams.toml", cwd=tmp_path) as worker:
+            worker.wait_ready()
+            text = wait_for(worker, "streams_events_total", source, 2)
+            ready = get(worker, "/readyz")
+            doctor = streams("doctor", "--config", "streams.toml", "--set", f"app.web_port={worker.port}", cwd=tmp_path)
+            assert 0 == worker.stop()
+        told = "the topic is another one than before"
+        assert 200 == ready[0]
+        assert made_anew == (told in json.loads(ready[1])["replaced"].get(source, ""))
+        assert made_anew == (samples(text).get(("streams_logs_replaced_total", source, ""), 0) > 0)
+        assert made_anew == (told in doctor.stderr)
+        with Log.shared(tmp_path / "log") as log:
+            log.delete_topic(source)
 
 
 @pytest.mark.kafka
