@@ -18,6 +18,10 @@ BAD = b"7"
 FOUND_S = 5.0
 """What is promised for a topic that does not exist."""
 NO_PARTITION = 99
+EMBEDDED, KAFKA = "embedded", pytest.mark.kafka
+ODD_PLACES = [(EMBEDDED, "partition"), *(pytest.param("kafka", where, marks=KAFKA) for where in ("topic", "partition"))]
+BAD_CHUNKS = [(EMBEDDED, "raises"), *(pytest.param("kafka", bad, marks=KAFKA) for bad in ("raises", "missing"))]
+"""The embedded log makes topics when they are needed: none is missing there."""
 
 
 def _raw(app: App, name: str, **options: Any) -> Any:
@@ -49,14 +53,9 @@ async def _but_the_bad_one(site: Site, app: App, out: str) -> tuple[list[bytes |
     return [one.value for one in await site.read(out)], letters
 
 
-@pytest.mark.parametrize("where", ["topic", "partition"])
+@pytest.mark.parametrize(("site", "where"), ODD_PLACES, indirect=["site"])
 async def test_a_send_soon_that_cannot_go_out_costs_its_record(site: Site, where: str) -> None:
-    """What publishing raised ended Faust's queue of sends, and the worker; nobody was told what became of the send.
-
-    The embedded log makes topics when they are needed.
-    """
-    if site.embedded and where == "topic":
-        return
+    """What publishing raised ended Faust's queue of sends, and the worker; nobody was told what became of the send."""
     out = await _site(site)
     app = site.app(QUICK)
     missing, kept = _raw(app, f"{site.source}-missing"), _raw(app, out)
@@ -109,14 +108,12 @@ async def _nothing(stream: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("bad", ["raises", "missing"])
+@pytest.mark.parametrize(("site", "bad"), BAD_CHUNKS, indirect=["site"])
 @pytest.mark.parametrize("soon", [True, False])
 async def test_sends_of_a_chunk_that_nobody_awaits_are_in_its_transaction(site: Site, soon: bool, bad: str) -> None:
     """`send_soon` went out by itself, once more with each try. A topic that does not exist was found by the
-    transaction, which failed for all that was in it, for ever. The embedded log makes topics when they are needed.
+    transaction, which failed for all that was in it, for ever.
     """
-    if site.embedded and bad == "missing":
-        return
     out = await _site(site)
     app = site.app(QUICK)
     missing, told = f"{site.source}-missing", list[Any]()
