@@ -271,13 +271,13 @@ async def test_a_send_after_the_chunk_is_refused(site: Site) -> None:
     assert f"{site.source} partition 0 up to offset 0" in str(late[0])
 
 
-async def test_a_send_to_a_topic_that_does_not_exist_is_refused_by_name(site: Site) -> None:
+@pytest.mark.kafka
+async def test_a_send_to_a_topic_that_does_not_exist_is_refused_by_name(kafka_site: Site) -> None:
     """From a chunk, from an ordinary agent, from a timer: the first stood still for ever. Once it exists all go on.
 
     The embedded log makes topics when they are needed: there is nobody else to make them.
     """
-    if site.embedded:
-        return
+    site = kafka_site
     await site.create(site.source, f"{site.source}-words", partitions=1)
     app = site.app(QUICK)
     missing, told = app.topic(f"{site.source}-missing", value_type=bytes, value_serializer="raw"), list[str]()

@@ -125,6 +125,7 @@ async def test_a_source_made_anew_under_a_worker_is_noticed(site: Site) -> None:
     assert not app.log_watch.notes
 
 
+@pytest.mark.kafka
 @pytest.mark.parametrize("which", ["changelog", "patches"])
 async def test_a_topic_that_is_written_to_and_deleted_is_named(kafka_site: Site, which: str) -> None:
     """Found: the reason named another topic, or the broker, and no cure."""

@@ -77,6 +77,7 @@ async def test_a_send_soon_that_cannot_go_out_costs_its_record(site: Site, where
         assert f"topic {site.source}-missing does not exist".encode() in (letters[0].headers["dlq-error"] or b"")
 
 
+@pytest.mark.kafka
 async def test_a_send_soon_to_a_missing_topic_is_told_in_time_and_holds_up_no_other(kafka_site: Site) -> None:
     """However many there are, whoever sends them; once the topic is there they go out in their order."""
     site = kafka_site
