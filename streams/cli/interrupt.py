@@ -46,7 +46,9 @@ def ends_in_time(moment_s: float = MOMENT_S) -> Iterator[None]:
 
 def _end() -> None:
     """The end of the process, whatever it waits for."""
-    click.echo("error: interrupted; what was being sent may or may not have arrived", err=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_INTERRUPTED)
+    try:
+        click.echo("error: interrupted; what was being sent may or may not have arrived", err=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # whoever reads them may be gone, or this handler is called in the middle of a print
+        os._exit(EXIT_INTERRUPTED)

@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -209,16 +208,17 @@ def _end_in_time(app: App, returned: threading.Event) -> None:
     loop = app.loop
 
     def end() -> None:
-        if not returned.is_set():
-            why = f"{app.failure}; " if app.failure is not None else ""
-            held = held_by(loop, threading.main_thread().ident)
-            what = f"{held} still held the event loop" if held else "calls to the broker had not returned"
-            waits = f"{what} {timeout_ms} ms after the worker began to stop"
-            click.echo(f"error: {why}{waits}: what was not committed is read again after a restart", err=True)
-        with suppress(OSError):  # whoever read them is gone
+        try:
+            if not returned.is_set():
+                why = f"{app.failure}; " if app.failure is not None else ""
+                held = held_by(loop, threading.main_thread().ident)
+                what = f"{held} still held the event loop" if held else "calls to the broker had not returned"
+                waits = f"{what} {timeout_ms} ms after the worker began to stop"
+                click.echo(f"error: {why}{waits}: what was not committed is read again after a restart", err=True)
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(_code(app))
+        finally:  # whoever reads them may be gone
+            os._exit(_code(app))
 
     timer = threading.Timer(timeout_ms / 1000, end)
     timer.daemon = True

@@ -80,3 +80,20 @@ def test_what_cannot_be_interrupted_ends_in_time(moment_s: float, signals: int) 
 
         assert process.wait(30) == 130
         assert "may or may not have arrived" in process.stderr.read()
+
+
+def test_it_ends_though_nobody_reads_why() -> None:
+    """Found: what could not be printed kept the process from ending."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK.replace("MOMENT", "0.3")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"stuck\n"
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+
+        try:
+            assert process.wait(15) == 130
+        finally:
+            process.kill()

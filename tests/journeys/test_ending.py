@@ -44,10 +44,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def holding(folder: Path, url: str, hold: str, *more: str) -> Worker:
     """A worker whose agent holds the event loop with its first chunk."""
+    write_holding(folder, url, hold)
+    return Worker("-A", "fleet", f"--set=app.drain_timeout_ms={DRAIN_MS}", *more, cwd=folder)
+
+
+def write_holding(folder: Path, url: str, hold: str) -> None:
+    """The app of such a worker, and an event for it."""
     topic = f"held-{uuid.uuid4().hex[:8]}"
     (folder / "fleet.py").write_text(HOLDS.format(topic=topic, url=url, hold=hold))
     produce(folder, url, topic, {"deviceId": "secret-1"})
-    return Worker("-A", "fleet", f"--set=app.drain_timeout_ms={DRAIN_MS}", *more, cwd=folder)
 
 
 def is_ready(port: int) -> bool:
@@ -189,3 +194,24 @@ def test_a_worker_whose_output_nobody_reads_works(tmp_path: Path, closed: str) -
             process.kill()
 
     assert 0 == code
+
+
+def test_a_held_loop_does_not_hold_up_the_end_where_nobody_reads_why(tmp_path: Path) -> None:
+    """Found: what could not be printed kept the process from ending, and only SIGKILL did."""
+    write_holding(tmp_path, f"embedded://{tmp_path}/log", "time.sleep(600)")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "streams.cli", "worker", "-A", "fleet", f"--set=app.drain_timeout_ms={DRAIN_MS}",
+               f"--set=app.web_port={free_port()}"]  # fmt: skip
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=writing) as process:
+        os.close(writing)
+        try:
+            while not (tmp_path / "holds").exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=END_S)
+        finally:
+            process.kill()
+
+    assert 1 == code
