@@ -152,8 +152,11 @@ def without_values(message: str) -> str:
 
 
 def _failed(reason: str, code: int) -> int:
-    """Prints why, on standard error."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {reason}", err=True)
+    """Prints why, on standard error; where nobody reads that, the code says it."""
+    try:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {reason}", err=True)
+    except OSError:
+        give_up(sys.stderr)
     return code
 
 

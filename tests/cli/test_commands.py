@@ -219,3 +219,12 @@ def test_an_input_that_cannot_be_read_and_an_output_that_is_full(tmp_path: Path)
             [sys.executable, "-m", "streams.cli", "settings"], stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert (1, b"error: standard output") == (done_full.returncode, done_full.stderr[:22])
+
+
+def test_the_exit_code_says_it_where_nobody_reads_the_error(tmp_path: Path) -> None:
+    """Found: wrong settings ended with 1, as something that may go by: a supervisor started them again and again."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "streams.cli", "worker", "--config", "none.toml"]
+        done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=full, check=False)
+
+    assert 2 == done.returncode
