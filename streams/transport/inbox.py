@@ -8,9 +8,6 @@ from typing import Any
 
 __all__ = ["Inbox"]
 
-_AWAKE = object()
-"""In the place of an event: there is something else to do."""
-
 
 class Inbox:
     """One per actor. `stream`: whose channel it empties, and who knows which events are still this worker's."""
@@ -21,6 +18,7 @@ class Inbox:
         """Events that come before those of the channel."""
         self.ended = False
         """The channel ended; nothing comes any more."""
+        self._waits = False
 
     @property
     def over(self) -> bool:
@@ -33,6 +31,13 @@ class Inbox:
 
     async def pull(self, timeout_s: float | None) -> Any:
         """As `next`, of the channel alone."""
+        self._waits = True  # from here on nobody looks around before there is an event
+        try:
+            return await self._pull(timeout_s)
+        finally:
+            self._waits = False
+
+    async def _pull(self, timeout_s: float | None) -> Any:
         queue = self._stream.channel.queue
         await asyncio.sleep(0)  # an agent that never waits must not keep the loop from everybody else
         loop = asyncio.get_running_loop()
@@ -48,13 +53,19 @@ class Inbox:
             except StopAsyncIteration:
                 self.ended = True
                 return None
-            if event is _AWAKE:
+            if event is self:
                 return None
-            if self._stream.accept(event):
+            if isinstance(event, Inbox):  # the actors of an agent empty one queue
+                event.wake()
+                await asyncio.sleep(0)  # whoever waits next has it before this one asks again
+            elif self._stream.accept(event):
                 return event
 
     def wake(self) -> None:
-        """Whoever waits for an event is to look around. Not by a time to wait: that costs a task for each event."""
+        """Whoever waits for an event here is to look around: this inbox stands in the place of one.
+
+        Not by a time to wait: that costs a task for each event.
+        """
         queue = self._stream.channel.queue
-        if not queue.full():  # then nobody waits
-            queue.put_nowait(_AWAKE)
+        if self._waits and not queue.full():  # a full one has something for whoever waits
+            queue.put_nowait(self)

@@ -14,6 +14,10 @@ from streams.transport.chunk import Chunk
 
 __all__ = ["Departing", "Departures", "Sends", "going_out", "header_list", "join_chunk", "joins", "soon", "working_on"]
 
+SIFT_AT = 1_000
+"""So many sends of one event, or twice as many as were on their way at the last time, are looked through for those that
+have arrived: an event may make millions of them, and what is under way is bounded by the producer."""
+
 
 class Sends:
     """Where the sends of an agent for its share of a chunk go, for as long as it works on it.
@@ -77,16 +81,21 @@ class Departures:
     Those of a task that outlives the event belong to nobody.
     """
 
-    __slots__ = ("_closed", "_sends")
+    __slots__ = ("_closed", "_sends", "_sift_at")
 
     def __init__(self) -> None:
         self._sends: list[Departing] = []
         self._closed = False
+        self._sift_at = SIFT_AT
 
     def add(self, send: Departing) -> None:
         """One more that is on its way."""
-        if not self._closed:
-            self._sends.append(send)
+        if self._closed:
+            return
+        if len(self._sends) >= self._sift_at:
+            self._sends = [one for one in self._sends if not one.settled]
+            self._sift_at = max(SIFT_AT, 2 * len(self._sends))
+        self._sends.append(send)
 
     def close(self) -> list[Departing]:
         """Those that have not arrived, now that the agent is done."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streams.app import App
 from streams.errors import UnknownTopicError
+from streams.transport.joining import SIFT_AT, Departing
 from tests.contract.site import Found, Site
 
 QUICK = {"app.error_retries": 1, "app.error_backoff_ms": 20, "app.error_backoff_max_ms": 200}
@@ -51,6 +54,45 @@ async def _but_the_bad_one(site: Site, app: App, out: str) -> tuple[list[bytes |
             assert not worker.done()
     assert [BAD] == [letter.value for letter in letters]
     return [one.value for one in await site.read(out)], letters
+
+
+@pytest.mark.parametrize("actors", [1, 3])
+async def test_the_actor_whose_send_is_refused_hears_of_it(tmp_path: Path, actors: int) -> None:
+    """Actors of an agent empty one queue: what was to wake one of them woke another, and its event waited for ever."""
+    site = Site(f"embedded://{tmp_path}/log", tmp_path)
+    out = await _site(site)
+    app = site.app(QUICK)
+    kept = _raw(app, out)
+
+    @app.agent(_raw(app, site.source), name="refused", concurrency=actors)
+    async def refused(stream: Any) -> None:
+        async for value in stream:
+            await kept.send(value=value, partition=NO_PARTITION if value == BAD else None)
+
+    found, _ = await _but_the_bad_one(site, app, out)
+
+    assert {*_numbers()} - {BAD} == {*found}
+
+
+async def test_sends_that_have_arrived_are_not_kept(tmp_path: Path) -> None:
+    """An event that makes many of them held each until the agent was done with it."""
+    site = Site(f"embedded://{tmp_path}/log", tmp_path)
+    await site.create(site.source, f"{site.source}-out", partitions=1)
+    await site.write(site.source, b"0")
+    app = site.app()
+    kept, held = _raw(app, f"{site.source}-out"), list[int]()
+
+    @app.agent(_raw(app, site.source), name="many")
+    async def many(stream: Any) -> None:
+        async for value in stream:
+            for _ in range(3 * SIFT_AT):
+                await (await kept.send(value=value))
+            held.append(sum(isinstance(one, Departing) for one in gc.get_objects()))
+
+    async with site.running(app) as worker:
+        await site.until(lambda: bool(held), worker)
+
+    assert held[0] < 2 * SIFT_AT
 
 
 @pytest.mark.parametrize(("site", "where"), ODD_PLACES, indirect=["site"])
