@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from streams.errors import EXIT_INTERRUPTED
 
-__all__ = ["Ending", "heeded"]
+__all__ = ["Ending", "end_now", "heeded"]
 
-AT_ONCE = b"error: interrupted twice: ended at once; what was not committed is read again after a restart\n"
+AT_ONCE = "error: interrupted twice: ended at once; what was not committed is read again after a restart"
+WORDS_S = 1.0
+"""For the last words: whoever reads them may be gone, or stand still, as a pager or a terminal after Ctrl-S does."""
 CLOSED = b"\0"
 """No signal has this number."""
 
@@ -70,10 +73,8 @@ class Ending:
             if not told:
                 told, self.interrupted = True, interrupts
                 self.begin()
-            elif interrupts:  # a person in haste; who stops services may tell them twice, and the drain is bounded
-                with suppress(OSError):
-                    os.write(2, AT_ONCE)
-                os._exit(EXIT_INTERRUPTED)
+            elif interrupts:  # whoever stops services may tell them twice: the drain is bounded. A person is in haste
+                end_now(EXIT_INTERRUPTED, AT_ONCE)
         os.close(self._reading)
 
     def close(self) -> None:
@@ -85,3 +86,20 @@ class Ending:
         os.set_blocking(self._writing, True)
         os.write(self._writing, CLOSED)
         os.close(self._writing)
+
+
+def end_now(code: int, text: str = "") -> NoReturn:
+    """The end of the process, in any thread, whatever holds it: also one that waits for its own output to be read."""
+
+    def say() -> None:
+        with suppress(OSError):
+            os.write(2, f"{text}\n".encode() if text else b"")
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+
+    words = threading.Thread(target=say, daemon=True)
+    with suppress(RuntimeError):  # Python starts none any more when it is about to end
+        words.start()
+        words.join(WORDS_S)
+    os._exit(code)

@@ -6,16 +6,13 @@ that is for minutes. A read of an idle terminal or pipe goes on after a handler 
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import click
-
+from streams.ending import end_now
 from streams.errors import EXIT_INTERRUPTED
 
 __all__ = ["ends_in_time"]
@@ -46,9 +43,4 @@ def ends_in_time(moment_s: float = MOMENT_S) -> Iterator[None]:
 
 def _end() -> None:
     """The end of the process, whatever it waits for."""
-    try:
-        click.echo("error: interrupted; what was being sent may or may not have arrived", err=True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:  # whoever reads them may be gone, or this handler is called in the middle of a print
-        os._exit(EXIT_INTERRUPTED)
+    end_now(EXIT_INTERRUPTED, "error: interrupted; what was being sent may or may not have arrived")

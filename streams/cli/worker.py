@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from streams.cli import flags, give_up, supervisor
+from streams.ending import end_now
 from streams.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, Finding, SettingsError, StreamsError
 from streams.loop_watch import held_by
 from streams.settings import CommandLine, Settings, read
@@ -208,17 +209,14 @@ def _end_in_time(app: App, returned: threading.Event) -> None:
     loop = app.loop
 
     def end() -> None:
-        try:
-            if not returned.is_set():
-                why = f"{app.failure}; " if app.failure is not None else ""
-                held = held_by(loop, threading.main_thread().ident)
-                what = f"{held} still held the event loop" if held else "calls to the broker had not returned"
-                waits = f"{what} {timeout_ms} ms after the worker began to stop"
-                click.echo(f"error: {why}{waits}: what was not committed is read again after a restart", err=True)
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:  # whoever reads them may be gone
-            os._exit(_code(app))
+        said = ""
+        if not returned.is_set():
+            why = f"{app.failure}; " if app.failure is not None else ""
+            held = held_by(loop, threading.main_thread().ident)
+            what = f"{held} still held the event loop" if held else "calls to the broker had not returned"
+            waits = f"{what} {timeout_ms} ms after the worker began to stop"
+            said = f"error: {why}{waits}: what was not committed is read again after a restart"
+        end_now(_code(app), said)
 
     timer = threading.Timer(timeout_ms / 1000, end)
     timer.daemon = True

@@ -136,6 +136,42 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
+@pytest.mark.parametrize("output", ["closed", "full"])
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_output_that_nobody_reads_does_not_hold_up_the_end(
+    tmp_path: Path, output: str, signals: list[signal.Signals]
+) -> None:
+    """The last words went to a pipe that was closed, or full: whoever was to end the process failed, or waited."""
+    write = "while True: print('x' * 1000, flush=True)" if output == "full" else "time.sleep(600)"
+    url, topic = f"embedded://{tmp_path}/log", f"held-{uuid.uuid4().hex[:8]}"
+    (tmp_path / "fleet.py").write_text(HOLDS.format(topic=topic, url=url, hold=write))
+    produce(tmp_path, url, topic, {"deviceId": "d-1"})
+    reading, writing = os.pipe()
+    if output == "closed":
+        os.close(reading)
+    drain = f"--set=app.drain_timeout_ms={DRAIN_MS if len(signals) == 1 else 60_000}"
+    command = [sys.executable, "-m", "streams.cli", "worker", "-A", "fleet", drain, f"--set=app.web_port={free_port()}"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=writing, stderr=writing) as process:
+        os.close(writing)
+        try:
+            for _ in range(600):
+                if (tmp_path / "holds").exists():
+                    break
+                assert process.poll() is None
+                time.sleep(0.1)
+            for number in signals:
+                time.sleep(0.5)  # the last one is seen, and a pipe is full
+                process.send_signal(number)
+            code = process.wait(timeout=END_S)
+        finally:
+            process.kill()
+            if output == "full":
+                os.close(reading)
+
+    assert (1 if len(signals) == 1 else 130) == code
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_terminal_that_closes_is_a_sigterm(url: str, tmp_path: Path) -> None:
     """SIGHUP drains; under nohup it is none of ours."""
     source = f"devices-{uuid.uuid4().hex[:8]}"
