@@ -90,7 +90,8 @@ BESIDE = {
         "streams_answers_strange", "Records among the answers to agents' questions that are none"
     ),
     "answers.refused": Counter(
-        "streams_answers_refused", "Answers that were not sent: the topic that they were asked to is no reply topic"
+        "streams_answers_refused",
+        "Answers that were not sent: the topic that they were asked to is no reply topic, or does not exist",
     ),
 }
 """What is counted beside the kernel."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Awaitable
+from contextlib import suppress
 from typing import Any, cast
 
 import faust
 from faust.agents import current_agent
 from typing_extensions import override
 
-from streams.errors import ChunkAskError, StreamsError, UserCodeError
+from streams.errors import ChunkAskError, StreamsError, UnknownTopicError, UserCodeError
 from streams.transport.desk import Desk
 from streams.transport.failure import Failure
 from streams.transport.joining import joins
@@ -68,14 +69,15 @@ class Agent(faust.Agent):
     async def _reply(self, key: Any, value: Any, reply_to: Any, correlation_id: Any) -> None:
         conf = self.app.conf
         if is_reply_topic(reply_to, conf.reply_to, conf.reply_to_prefix):
-            await super()._reply(key, value, reply_to, correlation_id)
-            return
+            with suppress(UnknownTopicError):  # whoever asked is gone, or never was: no trouble of the question's
+                await super()._reply(key, value, reply_to, correlation_id)
+                return
         self.app.rescue.count(str(self.channel), "answers.refused")
         if not self._has_refused:
             self._has_refused = True
             log.warning(
-                "agent %s was asked to answer to a topic that is no reply topic (%s...): such answers are not sent, "
-                "they are counted in streams_answers_refused_total",
+                "agent %s was asked to answer to a topic that is no reply topic (%s...), or does not exist: such "
+                "answers are not sent, they are counted in streams_answers_refused_total",
                 self.name,
                 conf.reply_to_prefix,
             )

@@ -21,6 +21,11 @@ KNOWN_S = 30.0
 """How long a topic that exists is not asked for again: one that is deleted is missed soon, and the question is rare."""
 MISSED_S = 60.0
 """So long after a topic was not there nobody waits for it again: it is looked for, once for each that asks."""
+MISSED_MAX = 10
+"""While so many are missed nobody waits for another: whoever names one after the other, in questions that he wants
+answered for example, would have an agent wait for each."""
+FORGOTTEN_S = 3_600.0
+"""Nobody has sent to a topic for so long: longer than a send may be under way. Topics of answers come and go."""
 
 
 class KnownTopics:
@@ -30,6 +35,7 @@ class KnownTopics:
         self._broker = broker
         self._known: dict[str, float] = {}
         self._missed: dict[str, float] = {}
+        self._asked: list[str] = []  # at the moment, one for each that asks
 
     def knows(self, topic: str) -> bool:
         """Whether it exists, as far as was asked lately."""
@@ -46,11 +52,20 @@ class KnownTopics:
 
     async def require(self, topic: str, client: Any) -> None:
         """Returns once the topic exists; UnknownTopicError: it does not. While no broker answers nobody can tell."""
-        loop = asyncio.get_running_loop()
         if self.knows(topic):
             return
-        patience_s = 0.0 if self._missed.get(topic, 0.0) > loop.time() else PATIENCE_S
-        client.add_topic(topic)
+        self._asked.append(topic)
+        self._track(client)
+        try:
+            await self._ask(topic, client)
+        finally:
+            self._asked.remove(topic)
+            self._track(client)
+
+    async def _ask(self, topic: str, client: Any) -> None:
+        loop = asyncio.get_running_loop()
+        is_waited_for = topic not in self._missed and len(self._missed) < MISSED_MAX
+        patience_s = PATIENCE_S if is_waited_for else 0.0
         until_s: float | None = None
         while True:
             answered = await client.force_metadata_update()
@@ -63,6 +78,16 @@ class KnownTopics:
                 return
             until_s = (until_s or now_s + patience_s) if answered else None
             if until_s is not None and now_s >= until_s:
-                self._missed[topic] = now_s + MISSED_S
+                self._known.pop(topic, None)
+                if is_waited_for or topic in self._missed:
+                    self._missed[topic] = now_s + MISSED_S
                 raise UnknownTopicError(topic, self._broker)
             await asyncio.sleep(POLL_S)
+
+    def _track(self, client: Any) -> None:
+        """The client looks at each of its topics again and again, for ever: let them be those that matter."""
+        now_s = asyncio.get_running_loop().time()
+        self._known = {topic: until_s for topic, until_s in self._known.items() if until_s > now_s - FORGOTTEN_S}
+        self._missed = {topic: until_s for topic, until_s in self._missed.items() if until_s > now_s}
+        if topics := {*self._known, *self._asked}:  # none at all would be those of the whole cluster
+            client.set_topics(topics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from faust.agents.models import ReqRepResponse
@@ -9,14 +10,19 @@ from faust.agents.replies import ReplyConsumer
 from faust.models import maybe_model
 from typing_extensions import override
 
+from streams.options.rule import TOPIC
+
 __all__ = ["Replies", "is_reply_topic"]
 
 
 def is_reply_topic(name: object, own: str, prefix: str) -> bool:
     """Whether an agent may answer to a topic. Whoever writes to the agent's topic names it: in a header, or beside the
-    value. Any topic would do: this worker's right to write would be everybody's. `own`: this app's; `prefix`: of all.
+    value. Any topic would do: this worker's right to write would be everybody's; aiokafka logs what is no name of one
+    each time that it looks at its topics. `own`: this app's; `prefix`: of all.
     """
-    return isinstance(name, str) and (name == own or (bool(prefix) and name.startswith(prefix)))
+    if not isinstance(name, str) or re.fullmatch(TOPIC, name) is None:
+        return False
+    return name == own or (bool(prefix) and name.startswith(prefix))
 
 
 class Replies(ReplyConsumer):
