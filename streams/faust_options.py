@@ -24,8 +24,15 @@ OURS = {
     "consumer_group_instance_id": "app.instance",
     "broker_credentials": "[security]",
     "table_standby_replicas": "app.standby_replicas",
+    "num_standby_replicas": "app.standby_replicas",
+    "url": "app.broker",
+    "broker_consumer": "app.broker",
+    "broker_producer": "app.broker",
+    "processing_guarantee": "app.guarantee",
 }
-"""Faust's name of a setting, and ours."""
+"""Faust's names of a setting, and ours."""
+NOT_HERE = {"producer_threaded": "sends from a thread of their own would be in no chunk's transaction"}
+"""What Faust has that a worker cannot have, and why."""
 
 
 def faust_options(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def faust_options(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any
         "producer_compression_type": options.pop("producer_compression_type", "zstd"),
         **web_options(own, options.pop("web_application_options", None) or {}),
     }
-    twice = sorted(made.keys() & options.keys())
+    twice = sorted((made.keys() | OURS.keys() | NOT_HERE.keys()) & options.keys())
     if twice:
         raise SettingsError(*[_refused(name) for name in twice])
     return {**made, **options}
@@ -56,7 +63,8 @@ def faust_options(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any
 def _refused(name: str) -> Finding:
     setting = OURS.get(name)
     if setting is None:
-        cure = "leave it out: Faust's own pages show keys and values to anybody, and are off"
+        why = NOT_HERE.get(name, "Faust's own pages show keys and values to anybody, and are off")
+        cure = f"leave it out: {why}"
     else:
         cure = f"set {setting}, in streams.toml, in the environment or as a flag"
     return Finding(f"App({name}=...)", "an option of Faust's", f"{setting or 'nothing'} in its place", cure)

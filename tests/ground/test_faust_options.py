@@ -17,12 +17,21 @@ from streams.errors import SettingsError
         ("web_bind", "app.web_host"),
         ("broker_session_timeout", "app.broker_session_timeout_ms"),
         ("table_standby_replicas", "app.standby_replicas"),
+        ("num_standby_replicas", "app.standby_replicas"),
+        ("broker_producer", "app.broker"),
+        ("processing_guarantee", "app.guarantee"),
     ],
 )
 def test_an_option_of_faust_that_is_a_setting_is_refused_by_name(tmp_path: Path, option: str, setting: str) -> None:
     """It was a TypeError about several values for a keyword argument."""
     with pytest.raises(SettingsError, match=rf"App\({option}=...\): got an option of Faust's, .*set {setting}, in"):
         App("fleet", broker=f"embedded://{tmp_path}/log", **{option: 1})
+
+
+def test_an_option_of_faust_that_a_worker_cannot_have_is_refused_by_name(tmp_path: Path) -> None:
+    """It was an AttributeError, on Kafka of the first send_soon."""
+    with pytest.raises(SettingsError, match=r"App\(producer_threaded=...\): .* leave it out: sends from a thread"):
+        App("fleet", broker=f"embedded://{tmp_path}/log", producer_threaded=True)
 
 
 def test_what_an_agent_does_about_errors_is_a_setting(tmp_path: Path) -> None:
