@@ -67,11 +67,12 @@ class LoopWatch:
     def __init__(self, timeout_ms: int, held: Callable[[HeldError], None], expected: Callable[[], bool]) -> None:
         """`timeout_ms`: of a worker without progress. `held` is called once, in the watch's thread, after some of them.
 
-        Not before `expected`: what is called at the start may take its time.
+        Not before `expected` was true once: what is called at the start may take its time.
         """
         self._timeout_ms = timeout_ms * HELD_TIMEOUTS_MAX
         self._held = held
         self._expected = expected
+        self._is_expected = False
         self._loop = asyncio.get_running_loop()
         self._of = threading.get_ident()
         self._turned = threading.Event()
@@ -86,26 +87,32 @@ class LoopWatch:
                 self._loop.call_soon_threadsafe(self._turned.set)
             except RuntimeError:
                 return
+            self._is_expected = self._is_expected or self._expected()
             self._wait_for_turn()
 
     def _wait_for_turn(self) -> None:
         ticks, told = 0, HELD_TICKS
         while not self._turned.wait(TICK_S) and not self._closed.is_set():
             ticks += 1
-            if ticks * TICK_S * 1_000 >= self._timeout_ms and self._expected():
+            if ticks * TICK_S * 1_000 >= self._timeout_ms and self._is_expected:
                 self._held(HeldError(holder(self._of), self._timeout_ms))
                 self._closed.set()
             elif ticks == told:
                 told *= 2
-                log.warning(
+                _say(
                     "%s has held the event loop for %d s: no other part of this worker goes on, and its pages do not "
                     "answer; let it await, or move what blocks into asyncio.to_thread",
                     holder(self._of),
                     ticks,
                 )
-        if told > HELD_TICKS:
-            log.warning("the event loop turns again, after %d s", ticks)
+        if told > HELD_TICKS and self._turned.is_set():
+            _say("the event loop turns again, after %d s", ticks)
 
     def close(self) -> None:
         """Looks no more."""
         self._closed.set()
+
+
+def _say(what: str, *values: object) -> None:
+    """Logs, and does not wait for it: what holds the loop may be a log whose reader stands still."""
+    threading.Thread(target=log.warning, args=(what, *values), name="loop watch says", daemon=True).start()
