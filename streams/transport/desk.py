@@ -295,7 +295,7 @@ class Desk:
 
     # -- what came of it --------------------------------------------------------------------------------------
 
-    async def _took(self, offer: _Offer, unsendable: TransportError | None) -> None:
+    async def _took(self, offer: _Offer, unsendable: BaseException | None) -> None:
         if self.rest.over():
             self._stream.app.consumer.waits.end(self._reason)
         self._takes += 1

@@ -25,9 +25,11 @@ class Sends:
     Tasks that the agent starts inherit it and may outlive the chunk: they hold this, not the records.
     """
 
-    __slots__ = ("_agent", "_chunk", "_place")
+    __slots__ = ("_agent", "_chunk", "_place", "rows")
 
     def __init__(self, share: Chunk) -> None:
+        self.rows = Departures()
+        """Of tables: these go out by themselves, and the share is done with them."""
         self._chunk: Chunk | None = share
         self._agent = share.agent
         self._place = (share.topic, share.partition, share.last)
@@ -136,11 +138,11 @@ def soon(send: Any) -> bool:
 
     A table's rows join none: they go out by themselves, whoever writes them. ChunkClosed: too late.
     """
-    sends = _SENDS.get()
-    if isinstance(sends, Departures):
-        sends.add(Departing(send))
-    message = send.message
-    if not isinstance(sends, Sends) or message.channel.internal:
+    sends, message = _SENDS.get(), send.message
+    if sends is None:
+        return False
+    if isinstance(sends, Departures) or message.channel.internal:
+        (sends if isinstance(sends, Departures) else sends.rows).add(Departing(send))
         return False
     topic = message.channel.get_topic_name()
     joined = join_chunk(topic, message.key, message.value, message.partition, message.timestamp, message.headers)

@@ -13,6 +13,7 @@ from faust.types import TP
 from streams._native import Records
 from streams.errors import RecordTooLargeError, StreamsError, TransportError, UnreadableRecordError
 from streams.transport.allowance import sends_max
+from streams.transport.arrivals import refusal
 from streams.transport.chunk import NONE_REFUSED, Chunk, Output, sizes
 from streams.transport.joining import Departing, Departures, Sends, header_list, working_on
 from streams.transport.topic import Unreadable
@@ -51,7 +52,7 @@ class Work(Protocol):
         """Those of the part that was closed last that have to arrive before it may be kept."""
         ...
 
-    async def unsendable(self) -> TransportError | None:
+    async def unsendable(self) -> BaseException | None:
         """Why what was sent for the part that was closed last can arrive nowhere, where that is known already."""
         ...
 
@@ -130,8 +131,14 @@ class ChunkWork:
         """They are in the chunk's transaction."""
         return []
 
-    async def unsendable(self) -> TransportError | None:
-        """A transaction that holds a record for a topic that does not exist fails for all that is in it."""
+    async def unsendable(self) -> BaseException | None:
+        """A transaction that holds a record for a topic that does not exist fails for all that is in it.
+
+        Rows of tables are in none: they are waited for, or a kill between them and the transaction lost them. Here,
+        since chunks are finished in their order.
+        """
+        if self._sends is not None and (error := await refusal(self._sends.rows.close())) is not None:
+            return error
         if self._share is None or not self._share.named:
             return None
         return await self._stream.app.producer.unsendable(self._share.named)  # type: ignore[no-any-return]
