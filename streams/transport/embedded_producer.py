@@ -140,7 +140,7 @@ class Producer(base.Producer):
             self._writing = None
 
     def _append(self, outputs: list[Output]) -> list[RecordMetadata | Exception]:
-        """Appends single records; where that fails each by itself, so that none fails for another's sake."""
+        """Appends single records; where that fails each half by itself, so that none fails for another's sake."""
         log: WorkerLog = self.transport.log
         try:
             placed = [
@@ -150,7 +150,8 @@ class Producer(base.Producer):
             batches = log.spread(placed)
             ends = log.append(batches)
         except Exception as error:  # noqa: BLE001 - a topic that is no name, a partition that is no number
-            return [error] if len(outputs) == 1 else [self._append([output])[0] for output in outputs]
+            half = len(outputs) // 2
+            return self._append(outputs[:half]) + self._append(outputs[half:]) if half else [error]
         last = {(topic, partition): end for (topic, partition, _), end in zip(batches, ends, strict=True)}
         left = Counter((topic, partition) for topic, partition, _ in placed)
         outcomes: list[RecordMetadata | Exception] = []

@@ -68,6 +68,7 @@ class SoonBuffer(ProducerBuffer):
                 super().put(fut)
             else:
                 _refuse(fut, error)
+                fut.cancelled() or fut.exception()  # it is said below, once for all of them
         if error is not None:
             said = error if isinstance(error, StreamsError) else f"topic {topic}: {kind_of(error)}"
             log.warning("%s by send_soon did not go out: %s", f"{len(held)} sends" if held[1:] else "a send", said)

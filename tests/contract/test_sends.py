@@ -25,6 +25,7 @@ EMBEDDED, KAFKA = "embedded", pytest.mark.kafka
 ODD_PLACES = [(EMBEDDED, "partition"), *(pytest.param("kafka", where, marks=KAFKA) for where in ("topic", "partition"))]
 BAD_CHUNKS = [(EMBEDDED, "raises"), *(pytest.param("kafka", bad, marks=KAFKA) for bad in ("raises", "missing"))]
 """The embedded log makes topics when they are needed: none is missing there."""
+COUNTLESS = 3_000
 
 
 def _raw(app: App, name: str, **options: Any) -> Any:
@@ -235,3 +236,32 @@ async def test_every_send_on_the_embedded_log_has_an_end(tmp_path: Any, odd: Cal
 
     assert isinstance(ends[0], Exception)
     assert [b"2", b"3"] == [one.value for one in await site.read(out)]
+
+
+async def test_one_bad_send_among_many_costs_no_append_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that came with it were appended one by one, each of them durable before the next."""
+    site = Site(f"embedded://{tmp_path}/log", tmp_path)
+    out = await _site(site)
+    app = site.app()
+    app.agent(_raw(app, site.source), name="nothing")(_nothing)
+    kept, bad = _raw(app, out), COUNTLESS // 3
+
+    async with site.running(app):
+        before, appends = app.transport.log.append, list[int]()
+
+        def append(batches: Any, *more: Any) -> Any:
+            appends.append(len(batches))
+            return before(batches, *more)
+
+        monkeypatch.setattr(app.transport.log, "append", append)
+        sends = [
+            await kept.send(value=str(number).encode(), partition=NO_PARTITION if number == bad else None)
+            for number in range(COUNTLESS)
+        ]
+        ends = await asyncio.gather(*sends, return_exceptions=True)
+
+    assert [bad] == [number for number, end in enumerate(ends) if isinstance(end, Exception)]
+    assert [str(n).encode() for n in range(COUNTLESS) if n != bad] == [one.value for one in await site.read(out)]
+    assert len(appends) < COUNTLESS / 10
