@@ -45,6 +45,8 @@ class Door:
 
     def made(self, connection: web.RequestHandler) -> web.RequestHandler:
         """One was accepted. Where there are too many, the one that has waited longest makes room."""
+        if len(self._quiet) >= QUIET_MAX:
+            self._forget_answered()
         while len(self._quiet) >= QUIET_MAX:
             self._close(next(iter(self._quiet)))
         self._wait(connection, FIRST_S)
@@ -62,6 +64,12 @@ class Door:
                 self._wait(request.protocol, NEXT_S)
 
         return keep
+
+    def _forget_answered(self) -> None:
+        """Those that asked and have gone: probes do, and are not to take the place of a scraper that waits."""
+        for connection, quiet in list(self._quiet.items()):
+            if connection.transport is None and quiet.allowed_s == NEXT_S:
+                del self._quiet[connection]
 
     def _wait(self, connection: web.RequestHandler, allowed_s: float) -> None:
         loop = asyncio.get_running_loop()

@@ -73,3 +73,21 @@ def test_a_connection_that_asks_stays(worker: Worker) -> None:
 
     assert b"" == closed
     assert [b"200", b"200"] == answers
+
+
+def test_connections_that_are_closed_take_nobody_s_place(worker: Worker) -> None:
+    """A scraper waits for its next minute; whoever asks and goes, hundreds of times meanwhile, does not push it out."""
+    with worker, socket.socket() as scraper:
+        worker.wait_ready()
+        scraper.connect(("127.0.0.1", worker.port))
+        answers = []
+        scraper.sendall(WHOLE)
+        answers.append(scraper.recv(65_536).split()[1])
+        for _ in range(2 * QUIET_MAX):
+            with socket.create_connection(("127.0.0.1", worker.port), timeout=10) as probe:
+                probe.sendall(WHOLE)
+                probe.recv(65_536)
+        scraper.sendall(WHOLE)
+        answers.append(scraper.recv(65_536).split()[1])
+
+    assert [b"200", b"200"] == answers
