@@ -37,6 +37,7 @@ from streams.transport.chunk import ChunkSchema
 from streams.transport.event_queue import EventQueue
 from streams.transport.quiet import hush, say_without_text
 from streams.transport.replies import Replies
+from streams.transport.stopped import hold_back
 from streams.transport.stream import ChunkStream
 from streams.transport.topic import Topic
 from streams.worker import Guarded, by_topic, drain, message_of, opener, restore
@@ -368,7 +369,13 @@ class App(faust.App):
 
     @override
     def FlowControlQueue(self, maxsize: int | None = None, *, clear_on_resume: bool = False) -> Any:
-        return EventQueue(maxsize or 0, flow_control=self.flow_control, clear_on_resume=clear_on_resume)
+        return EventQueue(
+            maxsize or 0,
+            hold=lambda tp: hold_back(self.consumer, tp),
+            release=lambda tps: self.consumer.release(tps),  # noqa: PLW0108 - it is not made yet
+            flow_control=self.flow_control,
+            clear_on_resume=clear_on_resume,
+        )
 
     @override
     def _new_web(self) -> Any:

@@ -60,3 +60,37 @@ async def test_what_is_cleared_is_no_more_counted(queue: EventQueue) -> None:
     assert not queue.full()
     queue.put_nowait(Event(900))
     assert not queue.full()
+
+
+async def test_nobody_waits_for_an_agent_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its partition is fetched no more, what is on its way comes in, in its order; once half is taken it goes on."""
+    monkeypatch.setattr("streams.transport.event_queue.BYTES_MAX", 1_000)
+    monkeypatch.setattr("streams.transport.event_queue.STILL_S", 0.05)
+    flow, held, released = FlowControlEvent(), list[TP](), list[TP]()
+    flow.resume()
+    queue = EventQueue(100, flow_control=flow, clear_on_resume=True, hold=held.append, release=released.extend)
+    events = [Event(400) for _ in range(6)]
+    for event in events:
+        await asyncio.wait_for(queue.put(event), 5)
+    held_then, taken = held[:], []
+    for _ in range(4):
+        assert not released
+        taken.append(await queue.get())
+    taken += [await queue.get() for _ in range(2)]
+
+    assert [TP("t", 0)] * 3 == held_then
+    assert [TP("t", 0)] == released
+    assert events == taken
+
+
+async def test_a_local_channel_that_is_full_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever puts there is its owner."""
+    monkeypatch.setattr("streams.transport.event_queue.STILL_S", 0.05)
+    flow = FlowControlEvent()
+    flow.resume()
+    queue = EventQueue(1, flow_control=flow)
+    await queue.put(1)
+    second = asyncio.create_task(queue.put(2))
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    assert [1, 2] == [await queue.get(), await queue.get()]
