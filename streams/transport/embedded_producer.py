@@ -150,8 +150,12 @@ class Producer(base.Producer):
             batches = log.spread(placed)
             ends = log.append(batches)
         except Exception as error:  # noqa: BLE001 - a topic that is no name, a partition that is no number
+            if len(outputs) == 1:
+                return [error]
+            ends = []
+        if not ends:
             half = len(outputs) // 2
-            return self._append(outputs[:half]) + self._append(outputs[half:]) if half else [error]
+            return self._append(outputs[:half]) + self._append(outputs[half:])
         last = {(topic, partition): end for (topic, partition, _), end in zip(batches, ends, strict=True)}
         left = Counter((topic, partition) for topic, partition, _ in placed)
         outcomes: list[RecordMetadata | Exception] = []
