@@ -34,7 +34,7 @@ from streams.options import Settings, SyncSettings, TargetSettings
 from streams.state.changelog import RestoreReport
 from streams.state.table import States
 from streams.sync.agent import Sync
-from streams.transport.follow import Follower, open_follower
+from streams.transport.follow import Follower, open_follower, opened
 from streams.transport.tail import Positions
 
 __all__ = ["Guarded", "by_topic", "create_topics", "drain", "message_of", "opener", "restore", "transport_url"]
@@ -240,7 +240,7 @@ class Guarded:
         while True:
             follower: Follower | None = None
             try:
-                follower = await asyncio.to_thread(self._open_follower, {(self._dictionary_topic, 0): 0})
+                follower = await opened(partial(self._open_follower, {(self._dictionary_topic, 0): 0}))
                 while True:
                     runs = await asyncio.to_thread(follower.fetch, FOLLOW_RECORDS_MAX, FOLLOW_BYTES_MAX, FOLLOW_WAIT_MS)
                     for _, _, records, end in runs:

@@ -13,6 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -25,7 +26,7 @@ from streams.client.connect import open_writer
 from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import Finding, SettingsError, TransportError
 from streams.options import CircuitSettings, Settings
-from streams.transport.follow import Follower, open_follower
+from streams.transport.follow import Follower, open_follower, opened
 from streams.v1.circuit_pb2 import Circuit
 
 __all__ = ["Circuits", "circuits_topic", "outcomes_topic"]
@@ -210,7 +211,7 @@ class Circuits:
         while True:
             follower: Follower | None = None
             try:
-                follower = await asyncio.to_thread(open_follower, self._app.transport, positions)
+                follower = await opened(partial(open_follower, self._app.transport, positions))
                 while True:
                     runs = await asyncio.to_thread(follower.fetch, FETCH_RECORDS_MAX, FETCH_BYTES_MAX, FETCH_WAIT_MS)
                     self._say(following, None)

@@ -163,7 +163,8 @@ class Reader:
             self._consumer.subscribe([topic])
         else:
             # Asked for one by one the beginnings also make the leaders known: reading starts half a second sooner.
-            starts = [(topic, partition, self._watermarks(partition)[0]) for partition in range(count)]
+            until_s = time.monotonic() + options.topic_timeout_ms / 1000
+            starts = [(topic, partition, self._first(partition, until_s)) for partition in range(count)]
             self._consumer.assign(starts)
 
     def fetch(self, records_max: int, timeout_ms: int) -> list[Run]:
@@ -252,6 +253,16 @@ class Reader:
             return self._consumer.watermarks(self._topic, partition, ADMIN_TIMEOUT_MS)
         except KafkaError as error:
             raise _named(error, f"{self._broker}: offsets of {self._topic}") from error
+
+    def _first(self, partition: int, until_s: float) -> int:
+        """The first offset of a partition; one that was just made may have no leader yet."""
+        while True:
+            try:
+                return self._watermarks(partition)[0]
+            except TransportError as error:
+                if not error.retriable or time.monotonic() >= until_s:
+                    raise
+            time.sleep(TOPIC_POLL_S)
 
     def _wait_for_topic(self, timeout_ms: int) -> int:
         """The topic's partition count. Subscribing to a missing topic would find it minutes after its creation."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from streams._native import Records
 from streams.errors import TransportError
 from streams.transport.chunk import Chunk
-from streams.transport.follow import Follower
+from streams.transport.follow import Follower, opened
 from streams.transport.tail import Positions
 
 __all__ = ["Feed", "Taker"]
@@ -198,7 +199,7 @@ class Feed:
 
     async def _follow(self, taker: Taker) -> None:
         held = self.lag(taker.name)  # what the follower reads, and where it stands
-        follower = await asyncio.to_thread(self._open_follower, _places(self.topic, held))
+        follower = await opened(partial(self._open_follower, _places(self.topic, held)))
         try:
             while lag := self.lag(taker.name):
                 if not self._may_take(taker):

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from streams._native import Records
@@ -23,7 +24,7 @@ from streams.clock import SYSTEM_CLOCK, Clock
 from streams.errors import Finding, SettingsError, TransportError, UnknownTopicError
 from streams.options import Settings
 from streams.ownership.claims import Claims, Living, claim_key, instance_key, packed, rivals
-from streams.transport.follow import Follower, open_follower
+from streams.transport.follow import Follower, open_follower, opened
 from streams.transport.identity import is_other
 from streams.v1.owner_pb2 import Claim, Incarnation
 
@@ -211,7 +212,7 @@ class Registry:
             follower: Follower | None = None
             try:
                 await asyncio.to_thread(self._announce)
-                follower = await asyncio.to_thread(open_follower, self._app.transport, {(self.topic, 0): self._heard})
+                follower = await opened(partial(open_follower, self._app.transport, {(self.topic, 0): self._heard}))
                 look_s = time.monotonic()  # at once: it may be another topic since the last time
                 while time.monotonic() < look_s or not await asyncio.to_thread(self._is_other):
                     if time.monotonic() >= look_s:

@@ -5,7 +5,8 @@ A follower belongs to one thread at a time, which it may block.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import asyncio
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from streams._native import KafkaConsumer, KafkaError, Records
@@ -14,7 +15,7 @@ from streams.transport.ledger import named
 from streams.transport.log import Log
 from streams.transport.tail import Positions
 
-__all__ = ["Fetched", "Follower", "open_follower"]
+__all__ = ["Fetched", "Follower", "open_follower", "opened"]
 
 Fetched = tuple[str, int, Records, int]
 """Topic, partition, records, and the end of the partition where it was reached there, else -1."""
@@ -55,6 +56,22 @@ def open_follower(transport: Any, positions: Positions) -> Follower:
             raise named(error, "following") from error
     follower.assign(positions)
     return follower
+
+
+async def opened(make: Callable[[], Follower]) -> Follower:
+    """What `make` opens, in a thread. Whoever is cancelled meanwhile leaves none open: nobody else has heard of it."""
+    loop = asyncio.get_running_loop()
+    opening = loop.run_in_executor(None, make)
+
+    def close(done: asyncio.Future[Follower]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            loop.run_in_executor(None, done.result().close)
+
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(close)
+        raise
 
 
 class _KafkaFollower:

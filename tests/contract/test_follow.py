@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 from streams.errors import TransportError
-from streams.transport.follow import Follower, open_follower
+from streams.transport.follow import Follower, open_follower, opened
+from streams.transport.log import Log
 from tests.contract.site import WORK_TIMEOUT_S, Site
 
 RECORDS_MAX, BYTES_MAX, WAIT_MS = 1_000, 1 << 20, 100
@@ -102,3 +105,26 @@ async def test_a_partition_that_does_not_exist_is_named(tmp_path: object) -> Non
 
     with pytest.raises(TransportError, match=f"no partition 4 of {site.source}"):
         open_follower(site.app().transport, {(site.source, 4): 0})
+
+
+async def test_whoever_is_cancelled_while_one_opens_leaves_none_open(tmp_path: Path) -> None:
+    """A worker that ends at its start did: the log stayed open in this process, and no other one could have it."""
+    site = Site(f"embedded://{tmp_path}/log", tmp_path)
+    await site.create(site.source, partitions=1)
+    transport = site.app().transport
+    opens, is_open = threading.Event(), threading.Event()
+
+    def slowly() -> Follower:
+        opens.wait()
+        follower = open_follower(transport, {(site.source, 0): 0})
+        is_open.set()
+        return follower
+
+    opening = asyncio.create_task(opened(slowly))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    opens.set()
+    await site.until(is_open.is_set)
+    await site.until(lambda: (tmp_path / "log").resolve() not in Log._shared)
